@@ -1,0 +1,1 @@
+"""What every room may use: errors, limits, time and chance. Imports nothing of headrace."""

@@ -1,0 +1,1 @@
+"""Plain values that rooms exchange. No I/O, no clock."""

@@ -1,0 +1,1 @@
+"""Records, metrics and logs. Every room may write here; nothing here decides."""
