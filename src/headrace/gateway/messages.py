@@ -4,21 +4,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
-
-class FileSlice(NamedTuple):
-    """Bytes of an open file, to be sent from kernel to socket.
-
-    `descriptor` stays open until the response ended: whoever yields the slice keeps it so.
-    `source` is "memory", "device" or "origin": where the bytes lay when the request came.
-    """
-
-    descriptor: int
-    offset: int
-    length: int
-    source: str = "memory"
-
+from headrace.model.objects import FileSlice as FileSlice  # noqa: PLC0414 - re-exported for mypy: a piece of a body
 
 BodyPiece = bytes | FileSlice
 

@@ -87,6 +87,19 @@ class Extent(NamedTuple):
     length: int
 
 
+class FileSlice(NamedTuple):
+    """Bytes of an open file, to be sent from kernel to socket.
+
+    `descriptor` stays open until the response ended: whoever yields the slice keeps it so.
+    `source` is "memory", "device" or "origin": where the bytes lay when the request came.
+    """
+
+    descriptor: int
+    offset: int
+    length: int
+    source: str = "memory"
+
+
 class Conditions(NamedTuple):
     """Conditional headers; ETags without quotes ("*" = any); times in whole seconds UTC.
 
