@@ -1,0 +1,132 @@
+"""Descriptors: bounded, shared, never closed while an answer uses them."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from headrace.base.errors import Busy
+from headrace.gateway.files import FilePieces, OpenFiles, cut_extents
+from headrace.model.objects import Extent
+
+
+def _files(folder: Path, count: int) -> list[Extent]:
+    extents = []
+    for number in range(count):
+        path = folder / str(number)
+        path.write_bytes(bytes([number]) * 10)
+        extents.append(Extent(str(path), 0, 10))
+    return extents
+
+
+async def _read(pieces: FilePieces) -> bytes:
+    return b"".join([os.pread(piece.descriptor, piece.length, piece.offset) async for piece in pieces])
+
+
+def test_least_recently_used_goes_first_and_none_in_use(tmp_path: Path) -> None:
+    extents = _files(tmp_path, 4)
+    files = OpenFiles(files_max=2)
+    first = files.hold(extents[0].path)
+    second = files.hold(extents[1].path)
+    with pytest.raises(Busy):
+        files.hold(extents[2].path)
+    files.release(second)
+    third = files.hold(extents[2].path)
+    assert os.pread(first.descriptor, 1, 0) == b"\0"
+    assert os.pread(third.descriptor, 1, 0) == b"\2"
+    assert len(files) == 2
+    files.release(first)
+    files.release(third)
+    assert files.hold(extents[0].path) is first
+    files.release(first)
+    files.close()
+    assert len(files) == 0
+
+
+def test_a_new_token_opens_the_file_anew(tmp_path: Path) -> None:
+    (extent,) = _files(tmp_path, 1)
+    files = OpenFiles()
+    old = files.hold(extent.path, "1")
+    replacement = tmp_path / "new"
+    replacement.write_bytes(b"new")
+    replacement.rename(extent.path)
+    new = files.hold(extent.path, "2")
+    assert os.pread(new.descriptor, 3, 0) == b"new"
+    assert os.pread(old.descriptor, 1, 0) == b"\0"
+    files.release(old)
+    files.release(new)
+    assert files.forget_unlinked() == 1
+    files.close()
+
+
+def test_forget_keeps_what_is_in_use(tmp_path: Path) -> None:
+    (extent,) = _files(tmp_path, 1)
+    files = OpenFiles()
+    held = files.hold(extent.path)
+    files.forget(extent.path)
+    assert len(files) == 1
+    files.release(held)
+    files.forget(extent.path)
+    assert len(files) == 0
+
+
+def test_a_missing_file_leaves_nothing_behind(tmp_path: Path) -> None:
+    extents = _files(tmp_path, 1)
+    files = OpenFiles(files_max=2)
+    with pytest.raises(FileNotFoundError):
+        FilePieces(files, [*extents, Extent(str(tmp_path / "gone"), 0, 1)])
+    for number in range(3):
+        path = tmp_path / f"other{number}"
+        path.write_bytes(b"x")
+        files.release(files.hold(str(path)))
+    assert len(files) == 2
+    files.close()
+
+
+@pytest.mark.parametrize(
+    ("start", "length", "expected"),
+    [
+        (0, 30, [(0, 0, 10), (1, 0, 10), (2, 0, 10)]),
+        (5, 10, [(0, 5, 5), (1, 0, 5)]),
+        (10, 10, [(1, 0, 10)]),
+        (29, 1, [(2, 9, 1)]),
+        (0, 0, []),
+    ],
+)
+def test_cut_extents(start: int, length: int, expected: list[tuple[int, int, int]]) -> None:
+    extents = [Extent(str(number), 0, 10) for number in range(3)]
+    assert cut_extents(extents, start, length) == [Extent(str(n), offset, size) for n, offset, size in expected]
+
+
+async def test_an_answer_outlives_deletion(tmp_path: Path) -> None:
+    extents = _files(tmp_path, 3)
+    files = OpenFiles()
+    pieces = FilePieces(files, extents)
+    for extent in extents:
+        os.unlink(extent.path)
+    assert await _read(pieces) == b"\0" * 10 + b"\1" * 10 + b"\2" * 10
+    assert files.forget_unlinked() == 3
+
+
+async def test_files_that_do_not_fit_are_opened_in_turn(tmp_path: Path) -> None:
+    extents = _files(tmp_path, 5)
+    files = OpenFiles(files_max=2)
+    assert await _read(FilePieces(files, extents)) == b"".join(bytes([number]) * 10 for number in range(5))
+    files.close()
+
+
+async def test_ending_early_releases(tmp_path: Path) -> None:
+    extents = _files(tmp_path, 2)
+    files = OpenFiles(files_max=2)
+    started = FilePieces(files, extents)
+    await anext(started)
+    await started.aclose()
+    with pytest.raises(StopAsyncIteration):
+        await anext(started)
+    dropped = FilePieces(files, extents)
+    assert len(dropped.descriptors) == 2
+    del dropped
+    other = tmp_path / "other"
+    other.write_bytes(b"x")
+    files.release(files.hold(str(other)))
+    files.close()
