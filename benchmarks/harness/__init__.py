@@ -1,0 +1,1 @@
+"""What every benchmark stands on: the machine, the servers, the load, the rounds."""
