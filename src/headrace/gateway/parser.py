@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import httptools
 
-from headrace.base.errors import Busy, HeadraceError, Invalid
+from headrace.base.errors import HeadraceError, Invalid
 from headrace.base.limits import (
     BODY_BUFFER_BYTES_MAX,
     BODY_STALL_SECONDS_MAX,
@@ -29,7 +29,18 @@ _METHODS = frozenset({"GET", "HEAD", "PUT", "POST", "DELETE", "OPTIONS"})
 class BodyQueue:
     """A request body on its way from the socket to its reader, bounded by pausing the socket."""
 
-    __slots__ = ("_ended", "_error", "_on_first_read", "_pause", "_paused", "_pieces", "_size", "_waiter", "received")
+    __slots__ = (
+        "_discarding",
+        "_ended",
+        "_error",
+        "_on_first_read",
+        "_pause",
+        "_paused",
+        "_pieces",
+        "_size",
+        "_waiter",
+        "received",
+    )
 
     def __init__(self, pause: Callable[[bool], None], on_first_read: Callable[[], None]) -> None:
         self._pieces: deque[bytes] = deque()
@@ -39,6 +50,7 @@ class BodyQueue:
         self._waiter: asyncio.Future[None] | None = None
         self._pause = pause
         self._paused = False
+        self._discarding = False
         self._on_first_read: Callable[[], None] | None = on_first_read
         self.received = 0
 
@@ -54,13 +66,24 @@ class BodyQueue:
 
     def feed(self, piece: bytes) -> None:
         """Take bytes from the socket."""
+        self.received += len(piece)
+        if self._discarding:
+            return
         self._pieces.append(piece)
         self._size += len(piece)
-        self.received += len(piece)
         if self._size > BODY_BUFFER_BYTES_MAX and not self._paused:
             self._paused = True
             self._pause(True)
         self._wake()
+
+    def discard(self) -> None:
+        """Nobody will read this body: drop what is here and what comes."""
+        self._pieces.clear()
+        self._size = 0
+        self._discarding = True
+        if self._paused:
+            self._paused = False
+            self._pause(False)
 
     def end(self, error: HeadraceError | None = None) -> None:
         """No more bytes will come; `error` says why when the body is not whole."""
@@ -232,8 +255,3 @@ class HttpParser:
             message.error = Invalid("The Host header is missing.", kind="BadRequest")
         message.host = found.get(b"host", b"").decode("latin-1")
         message.expects_continue = found.get(b"expect", b"").lower() == b"100-continue" and message.version == "1.1"
-
-
-def too_busy() -> Busy:
-    """The answer when this worker already serves as many requests as it may."""
-    return Busy("Please reduce your request rate.", kind="SlowDown", retry_after=1.0)

@@ -11,7 +11,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from headrace.base.clock import monotonic_ns
 from headrace.base.errors import HeadraceError, Invalid
@@ -56,15 +56,14 @@ class Connection(asyncio.Protocol):
     # -- the transport's calls
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client connected."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's class does not inherit it
         gateway = self._gateway
         self.outlet = Outlet(
-            transport, gateway.loop, gateway.devices, transport.get_extra_info("sslcontext") is not None
+            self._transport, gateway.loop, gateway.devices, transport.get_extra_info("sslcontext") is not None
         )
         if not gateway.admit(self):
             self._closing = True
-            transport.abort()
+            self._transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         """The client is gone; whoever works for it is told."""
