@@ -170,3 +170,7 @@ STORE_DOCUMENT_BYTES_MAX = 256 * KIB
 STORE_READ_BYTES_MAX = MIB
 
 assert STORE_BATCH_BYTES_MIN <= STORE_SMALL_BYTES_MAX <= STORE_BATCH_BYTES_MAX <= STORE_BATCHES_BYTES_MAX
+
+# -- request payloads
+HASH_THREADS = 2
+HASH_INLINE_BYTES_MAX = 64 * KIB  # above it a thread's hand-over costs less than the loop's wait
