@@ -9,6 +9,7 @@ Aligned 8-byte stores are atomic on the machines headrace runs on.
 
 from __future__ import annotations
 
+import itertools
 import mmap
 import os
 import zlib
@@ -43,12 +44,11 @@ class Words:
             os.close(descriptor)
         self.view = memoryview(self._map).cast("Q")
         self._salt = int.from_bytes(os.urandom(4), "little") << 32
-        self._count = 0
+        self._count = itertools.count(1)  # next() is atomic: threads of one process may stamp at once
 
     def stamp(self, word: int) -> None:
         """Give `word` a value it never had before."""
-        self._count += 1
-        self.view[word] = self._salt | (self._count & 0xFFFFFFFF)
+        self.view[word] = self._salt | (next(self._count) & 0xFFFFFFFF)
 
     def close(self) -> None:
         """Unmap the table."""

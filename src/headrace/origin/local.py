@@ -1,0 +1,66 @@
+"""Reading extents of files on this machine as a body, for origins that have no streaming of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import Executor
+
+from headrace.base.errors import Damaged
+from headrace.base.limits import STORE_READ_BYTES_MAX
+from headrace.model.objects import Extent
+
+
+def cut(extents: Sequence[Extent], start: int, stop: int) -> list[Extent]:
+    """The extents of bytes [start, stop) of an object that consists of `extents`."""
+    found: list[Extent] = []
+    position = 0
+    for extent in extents:
+        first, last = max(start, position), min(stop, position + extent.length)
+        if first < last:
+            found.append(Extent(extent.path, extent.offset + first - position, last - first))
+        position += extent.length
+    return found
+
+
+def open_all(extents: Sequence[Extent]) -> list[int]:
+    """One descriptor for each extent. Raises FileNotFoundError, having closed those opened."""
+    descriptors: list[int] = []
+    try:
+        for extent in extents:
+            descriptors.append(os.open(extent.path, os.O_RDONLY | os.O_CLOEXEC))  # noqa: PERF401 - closed on failure
+    except OSError:
+        close_all(descriptors)
+        raise
+    return descriptors
+
+
+def close_all(descriptors: list[int]) -> None:
+    """Close the descriptors, once."""
+    while descriptors:
+        with contextlib.suppress(OSError):
+            os.close(descriptors.pop())
+
+
+async def read_extents(
+    pool: Executor | None, extents: Sequence[Extent], descriptors: list[int]
+) -> AsyncIterator[bytes]:
+    """The bytes of the extents, read on the pool; closes the descriptors at the end.
+
+    Raises Damaged when a file is shorter than its extent says.
+    """
+    loop = asyncio.get_running_loop()
+    try:
+        for extent, descriptor in zip(extents, descriptors, strict=True):
+            done = 0
+            while done < extent.length:
+                count = min(STORE_READ_BYTES_MAX, extent.length - done)
+                piece = await loop.run_in_executor(pool, os.pread, descriptor, count, extent.offset + done)
+                if not piece:
+                    raise Damaged(f"{extent.path} is shorter than recorded")
+                done += len(piece)
+                yield piece
+    finally:
+        close_all(descriptors)
