@@ -34,6 +34,11 @@ monotonic_ns = time.monotonic_ns
 cpu_seconds = time.process_time
 
 
+def pause(seconds: float) -> None:
+    """Block this thread; for processes without an event loop."""
+    time.sleep(seconds)
+
+
 def steady() -> float:
     """Seconds since boot, counting suspend."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)

@@ -232,10 +232,7 @@ class Keyring:
         found = next((key for key in self.list() if key.access_key == access_key), None)
         if found is not None and found.secret_key == secret_key and found.admin:
             return found
-        try:
-            self._database.execute("DELETE FROM access_keys WHERE access_key = ?", (access_key,))
-        except sqlite3.Error as problem:
-            raise Unavailable(f"Cannot replace the access key in {self.path}: {problem}.") from problem
+        self.forget(access_key)
         return self.create(found.name if found else name, ADMIN_POLICY, access_key=access_key, secret_key=secret_key)
 
     def list(self) -> list[AccessKey]:
@@ -260,6 +257,14 @@ class Keyring:
             raise NotFound(
                 f"There is no access key {access_key}; `headrace key list` shows all.", kind="InvalidAccessKeyId"
             )
+        self._stamp()
+
+    def forget(self, access_key: str) -> None:
+        """Remove every trace of the key, so that its name may be used again. Raises Unavailable."""
+        try:
+            self._database.execute("DELETE FROM access_keys WHERE access_key = ?", (access_key,))
+        except sqlite3.Error as problem:
+            raise Unavailable(f"Cannot remove the access key from {self.path}: {problem}.") from problem
         self._stamp()
 
     def _count(self) -> int:

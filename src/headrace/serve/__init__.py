@@ -1,1 +1,1 @@
-"""headrace.serve"""
+"""The processes of a node and the only place that builds objects from settings."""
