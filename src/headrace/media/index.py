@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -138,7 +137,8 @@ class IndexWriter(IndexReader):
     """The index as its only writer sees it; also reads.
 
     `state` says what was found: "clean" (use it), "killed" (this boot, a writer that did not close:
-    every entry is good, frames committed last may be missing) or "doubtful" (emptied: rebuild it).
+    every entry is good, frames committed last may be missing) or "doubtful" (replaced by an empty one:
+    rebuild it). It may serve as the reader too: LMDB opens a file only once per process.
     Raises Unavailable when the directory cannot be used.
     """
 
@@ -148,16 +148,15 @@ class IndexWriter(IndexReader):
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.state = _judge(path, boot_id)
+            if self.state == "doubtful":
+                _remove(path)  # never walked: pages that a crash tore can lead LMDB anywhere
             try:
                 self._attach(map_bytes)
             except lmdb.Error:
                 self.state = "doubtful"
-                shutil.rmtree(path, ignore_errors=True)
-                path.mkdir(mode=0o700, exist_ok=True)
+                _remove(path)
                 self._attach(map_bytes)
             _write_state(path, boot_id, clean=False)
-            if self.state == "doubtful":
-                self.clear()
         except (lmdb.Error, OSError) as error:
             raise Unavailable(f"cannot use the index at {path}: {error}", kind="IndexFailed") from error
         self._begin = self._environment.begin
@@ -278,6 +277,11 @@ def _identity(path: Path) -> tuple[int, int]:
     except OSError:
         return 0, 0
     return status.st_dev, status.st_ino
+
+
+def _remove(path: Path) -> None:
+    for name in (_MAPPING_FILE, "lock.mdb"):
+        (path / name).unlink(missing_ok=True)
 
 
 def _judge(path: Path, boot_id: str) -> str:

@@ -16,6 +16,8 @@ from headrace.media.tiers import Tier
 _log = structlog.get_logger("headrace.media")
 Progress = Callable[[int, int], None]
 """Called with (segments done, segments in all)."""
+RECENT_SECONDS = 60.0
+"""Far longer than frames wait for their index commit."""
 
 
 @dataclass(slots=True)
@@ -41,22 +43,44 @@ def rebuild(index: IndexWriter, tiers: Iterable[Tier], progress: Progress | None
 
 
 def adopt_unsealed(index: IndexWriter, tiers: Iterable[Tier], progress: Progress | None = None) -> Rebuilt:
-    """After a killed writer in the same boot: add what its unsealed segments hold, and seal them.
-
-    The index is good as it is (its entries follow the bytes); only the last frames may be missing.
-    """
+    """Add what unsealed segments hold to the index, and seal them."""
     unsealed = [(tier, key) for tier in tiers for key in tier.segment_ids() if not has_footer(tier.path_of(key))]
     return _adopt(index, unsealed, progress)
 
 
-def recover(index: IndexWriter, tiers: Iterable[Tier], progress: Progress | None = None) -> Rebuilt:
-    """Do what the index's `state` asks for: nothing when clean, else adopt or rebuild.
+def adopt_recent(index: IndexWriter, tiers: Iterable[Tier], progress: Progress | None = None) -> Rebuilt:
+    """After a killed writer in the same boot: add what it may not have indexed any more.
 
-    After a clean stop segments are still checked for a footer, since one may have failed to seal.
+    The index is good as it is, since its entries follow the bytes; only the last frames may be
+    missing. They lie in unsealed segments, or in ones sealed shortly before the last write.
+    """
+    segments = []
+    for tier in tiers:
+        written = {key: _written(tier, key) for key in tier.segment_ids()}
+        recent = max(written.values(), default=0.0) - RECENT_SECONDS
+        segments += [
+            (tier, key) for key, when in written.items() if when >= recent or not has_footer(tier.path_of(key))
+        ]
+    return _adopt(index, segments, progress)
+
+
+def recover(index: IndexWriter, tiers: Iterable[Tier], progress: Progress | None = None) -> Rebuilt:
+    """Do what the index's `state` asks for, before any log is open.
+
+    After a clean stop that is next to nothing: segments are checked for a footer.
     """
     if index.state == "doubtful":
         return rebuild(index, tiers, progress)
+    if index.state == "killed":
+        return adopt_recent(index, tiers, progress)
     return adopt_unsealed(index, tiers, progress)
+
+
+def _written(tier: Tier, segment_id: int) -> float:
+    try:
+        return tier.path_of(segment_id).stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _adopt(index: IndexWriter, segments: list[tuple[Tier, int]], progress: Progress | None) -> Rebuilt:

@@ -9,6 +9,7 @@ that fails too one NOWAIT byte per 64 KiB, which cannot see a lone missing page 
 from __future__ import annotations
 
 import ctypes
+import errno
 import mmap
 import os
 import threading
@@ -82,8 +83,8 @@ class Probe:
             return False
         try:
             return os.preadv(descriptor, self._byte, last, _NOWAIT) == 1
-        except OSError:
-            return False
+        except OSError as error:
+            return error.errno == errno.EOPNOTSUPP  # tmpfs: what is counted is never still being read
 
     def resident_by_mincore(self, descriptor: int, offset: int, length: int) -> bool:
         """As `resident`, by mincore(2) and, failing that, by NOWAIT bytes."""
@@ -97,7 +98,7 @@ class Probe:
         _munmap(address, span)
         if failed:
             return self.resident_by_bytes(descriptor, offset, length)
-        return all(page & 1 for page in pages) and self._readable(descriptor, offset + length - 1)
+        return all(page & 1 for page in pages) and self._readable(descriptor, offset + length - 1, True)
 
     def resident_by_bytes(self, descriptor: int, offset: int, length: int) -> bool:
         """As `resident`, by one NOWAIT byte per 64 KiB and one at the end."""
@@ -106,11 +107,11 @@ class Probe:
                 return False
         return self._readable(descriptor, offset + length - 1)
 
-    def _readable(self, descriptor: int, position: int) -> bool:
+    def _readable(self, descriptor: int, position: int, unsupported: bool = False) -> bool:
         try:
             return os.preadv(descriptor, self._byte, position, _NOWAIT) == 1
-        except OSError:
-            return False
+        except OSError as error:
+            return unsupported and error.errno == errno.EOPNOTSUPP
 
 
 def _detect() -> str:
