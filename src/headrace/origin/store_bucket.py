@@ -85,7 +85,7 @@ class StoreBucket(StoreUploads, Origin):
 
             return operation
 
-        return await self._engine.ingest.store(upload, prepare)
+        return await self._engine.store(upload, prepare)
 
     async def delete(
         self,

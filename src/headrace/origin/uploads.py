@@ -98,7 +98,7 @@ class StoreUploads(StoreObjects):
 
             return operation
 
-        return await self._engine.ingest.store(upload, prepare, algorithms)
+        return await self._engine.store(upload, prepare, algorithms)
 
     async def copy_part(
         self,
