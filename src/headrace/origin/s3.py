@@ -16,7 +16,7 @@ from headrace.base.errors import HeadraceError, Invalid, Unavailable
 from headrace.model.objects import NO_CONDITIONS, Conditions, ObjectInfo, Version
 from headrace.origin.base import Opened, Origin, Page, Upload
 from headrace.origin.s3body import held_back
-from headrace.origin.s3client import TIMEOUTS, Query, S3Client, Timeouts, pieces_of
+from headrace.origin.s3client import TIMEOUTS, Pieces, Query, S3Client, Timeouts
 from headrace.origin.s3upload import put_in_parts
 from headrace.origin.s3wire import (
     checksum_headers,
@@ -38,12 +38,11 @@ _AFTER_EVERYTHING = "\U0010ffff"
 class Reading:
     """The bytes of one GET answer that was asked for: skips and clips what a server sent beside them.
 
-    Close it (`aclose`) when leaving early; the connection is given up then, else it is kept.
+    Close it (`aclose`) when leaving early.
     """
 
     def __init__(self, response: aiohttp.ClientResponse, skip: int, length: int) -> None:
-        self._response = response
-        self._pieces = pieces_of(response)
+        self._pieces = Pieces(response)
         self._skip = skip
         self._left = length
 
@@ -68,12 +67,8 @@ class Reading:
         raise StopAsyncIteration
 
     async def aclose(self) -> None:
-        """Give the connection back: kept where the answer was read whole, closed otherwise."""
-        await self._pieces.aclose()  # type: ignore[attr-defined] # an async generator
-        self._response.release()
-
-    def __del__(self) -> None:
-        self._response.close()
+        """Give the connection back."""
+        await self._pieces.aclose()
 
 
 class S3Origin(Origin):

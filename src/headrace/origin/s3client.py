@@ -7,10 +7,9 @@ tenacity and within a budget that a failing origin empties, so that retries neve
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ssl
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, TypeVar
 from urllib.parse import quote, urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -304,7 +303,7 @@ async def read_whole(response: aiohttp.ClientResponse, size_max: int) -> bytes:
     """The answer's body, at most `size_max` bytes. Raises Unavailable when it is longer or cut off."""
     pieces: list[bytes] = []
     size = 0
-    async for piece in pieces_of(response):
+    async for piece in Pieces(response):
         size += len(piece)
         if size > size_max:
             response.close()
@@ -313,15 +312,34 @@ async def read_whole(response: aiohttp.ClientResponse, size_max: int) -> bytes:
     return b"".join(pieces)
 
 
-async def pieces_of(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-    """The answer's body as it comes. Raises Unavailable when it is cut off or stalls."""
-    try:
-        while piece := await response.content.readany():
-            yield piece
-    except TimeoutError as error:
-        raise Late("the origin stopped in the middle of its answer", kind="ServiceUnavailable") from error
-    except (aiohttp.ClientError, OSError) as error:
-        raise Unavailable(f"the origin cut its answer off: {error}", kind="ServiceUnavailable") from error
-    finally:
-        with contextlib.suppress(RuntimeError):
-            response.release()
+class Pieces:
+    """The answer's body as it comes. Raises Unavailable when it is cut off or stalls.
+
+    Close it (`aclose`) when leaving early: the connection is kept where the answer was read whole, and
+    given up otherwise. A class, since a generator that was never started runs no `finally`.
+    """
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self._response = response
+
+    def __aiter__(self) -> Pieces:
+        return self
+
+    async def __anext__(self) -> bytes:
+        try:
+            piece = await self._response.content.readany()
+        except TimeoutError as error:
+            raise Late("the origin stopped in the middle of its answer", kind="ServiceUnavailable") from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise Unavailable(f"the origin cut its answer off: {error}", kind="ServiceUnavailable") from error
+        if not piece:
+            self._response.release()
+            raise StopAsyncIteration
+        return piece
+
+    async def aclose(self) -> None:
+        """Give the connection back."""
+        self._response.release()
+
+    def __del__(self) -> None:
+        self._response.close()

@@ -38,6 +38,11 @@ def text_of(value: str) -> str:
         return raw.decode("latin-1")
 
 
+def codings_of(value: str) -> str:
+    """A Content-Encoding without `aws-chunked`, the framing of one request, which some servers store."""
+    return ",".join(word for part in value.split(",") if (word := part.strip()) and word.lower() != "aws-chunked")
+
+
 def milliseconds(value: str | None) -> int:
     """An HTTP date or an ISO 8601 time as milliseconds since 1970; 0 when absent or unreadable."""
     if not value:
@@ -62,7 +67,9 @@ def info_of(key: str, headers: Mapping[str, str], size: int) -> ObjectInfo:
     checksums: dict[str, str] = {}
     for raw_name, value in headers.items():
         name = raw_name.lower()
-        if name in HEADERS:
+        if name == "content-encoding":
+            kept |= {name: codings} if (codings := codings_of(value)) else {}
+        elif name in HEADERS:
             kept[name] = text_of(value)
         elif name.startswith(META):
             metadata[name[len(META) :]] = text_of(value)
