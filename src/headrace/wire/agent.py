@@ -61,7 +61,7 @@ class Stage(msgspec.Struct, frozen=True, array_like=True, tag="stage"):
 class Ingest(msgspec.Struct, frozen=True, array_like=True, tag="ingest"):
     """Take over the spool file at `path`: the whole body of `info`, acknowledged by the origin.
 
-    `asked` is the steady time at which the write was sent to the origin.
+    `asked` is the steady time at which the write was sent to the origin. The agent removes the file.
     """
 
     number: int
@@ -101,6 +101,12 @@ class Note(msgspec.Struct, frozen=True, array_like=True, tag="note"):
     asked: float
 
 
+class Ping(msgspec.Struct, frozen=True, array_like=True, tag="ping"):
+    """Are you there? `Done` says so."""
+
+    number: int
+
+
 class Touch(msgspec.Struct, frozen=True, array_like=True, tag="touch"):
     """Blocks served from the cache lately, as digests, with the segments they lie in."""
 
@@ -110,7 +116,8 @@ class Touch(msgspec.Struct, frozen=True, array_like=True, tag="touch"):
 class Located(msgspec.Struct, frozen=True, array_like=True, tag="located"):
     """Where the block's bytes lie or will lie: `length` bytes at `offset` of the segment.
 
-    `info` is the object; `ready` of the bytes can be read already.
+    `ready` of the bytes can be read already. `info` is the object as the origin described it, None
+    when the block was in the index all along. An empty object has no path.
     """
 
     number: int
@@ -119,8 +126,7 @@ class Located(msgspec.Struct, frozen=True, array_like=True, tag="located"):
     offset: int
     length: int
     ready: int
-    info: ObjectInfo
-    source: str = "origin"
+    info: ObjectInfo | None = None
 
 
 class Progress(msgspec.Struct, frozen=True, array_like=True, tag="progress"):
@@ -158,7 +164,7 @@ class InFlight(msgspec.Struct, frozen=True, array_like=True, tag="in-flight"):
     number: int
 
 
-Question = Fill | Cancel | Prefetch | Stage | Ingest | Forget | Damage | Note | Touch
+Question = Fill | Cancel | Prefetch | Stage | Ingest | Forget | Damage | Note | Ping | Touch
 Answer = Located | Progress | Done | Failed | Bypass | InFlight
 
 _encoder = msgspec.msgpack.Encoder()

@@ -1,0 +1,291 @@
+"""The worker's side of the unix socket: asks the agent, and notices quickly when it is gone."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import cast
+
+from headrace.base import errors, limits
+from headrace.base.rng import fresh
+from headrace.model.bindings import Binding
+from headrace.model.objects import ObjectInfo, Version
+from headrace.wire import agent as wire
+from headrace.wire.words import Words, stripe
+
+_log = logging.getLogger("headrace.cache")
+
+
+class Question:
+    """One question under way: the latest of each thing the agent said about it.
+
+    `ended` is the last answer (Done, Failed, Bypass, InFlight), or None; `error` says instead that
+    the agent went away.
+    """
+
+    __slots__ = ("_client", "_waiter", "ended", "error", "located", "number", "ready")
+
+    def __init__(self, client: AgentClient, number: int) -> None:
+        self._client = client
+        self._waiter: asyncio.Future[None] | None = None
+        self.number = number
+        self.located: wire.Located | None = None
+        self.ready = 0
+        self.ended: wire.Done | wire.Failed | wire.Bypass | wire.InFlight | None = None
+        self.error: errors.Unavailable | None = None
+
+    @property
+    def over(self) -> bool:
+        """True when no more answers come."""
+        return self.ended is not None or self.error is not None
+
+    def take(self, answer: wire.Answer) -> None:
+        """Note an answer and wake whoever waits."""
+        if isinstance(answer, wire.Located):
+            self.located = answer
+            self.ready = max(self.ready, answer.ready)
+        elif isinstance(answer, wire.Progress):
+            self.ready = max(self.ready, answer.ready)
+        else:
+            self.ended = answer
+            if isinstance(answer, wire.Done) and self.located is not None:
+                self.ready = self.located.length
+        self._wake()
+
+    def fail(self, error: errors.Unavailable) -> None:
+        """The agent went away."""
+        self.error = error
+        self._wake()
+
+    async def changed(self, holds: Callable[[], bool], seconds: float) -> None:
+        """Wait until `holds()` or the question is over. Raises Unavailable after `seconds`, or of a silent agent."""
+        deadline = asyncio.get_running_loop().time() + seconds
+        while not holds() and not self.over:
+            left = deadline - asyncio.get_running_loop().time()
+            if left <= 0:
+                raise errors.Unavailable(f"the agent gave no answer in {seconds:g} s", kind="AgentSlow")
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                async with asyncio.timeout(min(left, limits.AGENT_SILENCE_SECONDS_MAX)):
+                    await self._waiter
+            except TimeoutError:
+                self._client.suspect()
+            finally:
+                self._waiter = None
+
+    async def more(self, than: int, seconds: float) -> None:
+        """Wait until more than `than` bytes are ready or the question is over. Raises Unavailable."""
+        await self.changed(lambda: self.ready > than, seconds)
+
+    def close(self) -> None:
+        """No longer interested."""
+        self._client.drop(self)
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+class AgentClient(asyncio.Protocol):
+    """A connection to the agent that is made again, with growing pauses, whenever it breaks.
+
+    While there is none, questions raise Unavailable at once, so reads pass by the cache.
+    """
+
+    def __init__(self, path: Path, words: Words | None = None) -> None:
+        self.path = path
+        self._words = words
+        self._transport: asyncio.Transport | None = None
+        self._splitter = wire.Splitter()
+        self._questions: dict[int, Question] = {}
+        self._number = 0
+        self._task: asyncio.Task[None] | None = None
+        self._lost = asyncio.Event()
+        self._ping: Question | None = None
+        self._ping_at = 0.0
+        self._unforgotten: OrderedDict[tuple[int, str, str], None] = OrderedDict()
+        """Objects that changed while there was no agent to tell; told before anything else."""
+        self._owing: asyncio.Task[None] | None = None
+
+    # -- life
+
+    async def start(self) -> None:
+        """Connect if the agent is there; keep trying if it is not."""
+        await self._connect()
+        self._task = asyncio.create_task(self._keep_connected(), name="headrace agent client")
+
+    async def stop(self) -> None:
+        """Close the connection for good."""
+        for task in (self._task, self._owing):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+        self._task = self._owing = None
+        self.suspect(certain=True)
+        await asyncio.sleep(0)
+
+    @property
+    def connected(self) -> bool:
+        """True while the agent can be asked."""
+        return self._transport is not None
+
+    @property
+    def trusted(self) -> bool:
+        """True when metadata in the index may be believed: the agent knows of all this worker changed."""
+        return self._transport is not None and not self._unforgotten
+
+    async def _connect(self) -> bool:
+        with suppress(OSError, TimeoutError):
+            async with asyncio.timeout(limits.AGENT_SILENCE_SECONDS_MAX):
+                await asyncio.get_running_loop().create_unix_connection(lambda: self, str(self.path))
+            return True
+        return False
+
+    async def _keep_connected(self) -> None:
+        random, pause = fresh(), limits.AGENT_RETRY_SECONDS_MIN
+        while True:
+            if self.connected:
+                pause = limits.AGENT_RETRY_SECONDS_MIN
+                self._lost.clear()
+                await self._lost.wait()
+            elif not await self._connect():
+                await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+                pause = min(2 * pause, limits.AGENT_RETRY_SECONDS_MAX)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Tell first what changed in the agent's absence."""
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
+        self._splitter = wire.Splitter()
+        if self._unforgotten:
+            self._owing = asyncio.create_task(self._catch_up())
+
+    def data_received(self, data: bytes) -> None:
+        """Hand every answer to its question."""
+        try:
+            for body in self._splitter.feed(data):
+                answer = wire.answer(body)
+                question = self._questions.get(answer.number)
+                if question is not None:
+                    question.take(answer)
+                    if question.over:
+                        del self._questions[answer.number]
+        except errors.Invalid as error:
+            _log.error("the agent is cut off: %s", error)
+            self.suspect(certain=True)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Everybody who waits learns at once that the agent is gone."""
+        self._transport = None
+        self._ping = None
+        questions, self._questions = self._questions, {}
+        for question in questions.values():
+            question.fail(errors.Unavailable(f"the agent went away: {error or 'connection closed'}", kind="AgentGone"))
+        self._lost.set()
+
+    def suspect(self, *, certain: bool = False) -> None:
+        """Nothing came for a while: ask for a sign of life, and cut the connection when none comes."""
+        transport, now = self._transport, asyncio.get_running_loop().time()
+        if transport is None:
+            return
+        if certain or (self._ping is not None and now - self._ping_at >= limits.AGENT_SILENCE_SECONDS_MAX):
+            transport.abort()
+            self.connection_lost(None)
+        elif self._ping is None or self._ping.over:
+            self._ping_at = now
+            self._ping = self._ask(wire.Ping)
+
+    # -- questions
+
+    def fill(
+        self, binding: int, key: str, version: Version | None, block: int, *, demand: bool = True, strict: bool = True
+    ) -> Question:
+        """Ask for a block. Raises Unavailable when there is no agent."""
+        return self._ask(lambda number: wire.Fill(number, binding, key, version, block, demand, strict))
+
+    async def forget(self, binding: Binding, key: str) -> None:
+        """The object is about to change, or has changed: drop what is known of it everywhere.
+
+        Returns when no worker can find the old metadata any more. Without an agent it is noted and
+        told later, and until then this worker believes no metadata at all.
+        """
+        name = (binding.id, binding.bucket, key)
+        self._unforgotten.pop(name, None)
+        self._unforgotten[name] = None
+        if len(self._unforgotten) > limits.AGENT_FORGETS_PENDING_MAX:
+            self._unforgotten.popitem(last=False)
+            raise errors.Unavailable("too many objects changed while the agent was away", kind="AgentGone")
+        if self.connected:
+            await self._forget(name)
+
+    async def _forget(self, name: tuple[int, str, str]) -> None:
+        binding, bucket, key = name
+        try:
+            await self._done(lambda number: wire.Forget(number, binding, key))
+        except errors.Unavailable:
+            return  # stays noted
+        self._unforgotten.pop(name, None)
+        if self._words is not None:
+            self._words.stamp(stripe(bucket, key))
+
+    async def _catch_up(self) -> None:
+        for name in list(self._unforgotten):
+            if self.connected:
+                await self._forget(name)
+
+    async def ingest(self, binding: Binding, key: str, info: ObjectInfo, path: Path, asked: float) -> None:
+        """Hand over a spool file whose body the origin acknowledged; `asked`: steady time the write was sent.
+
+        Raises Busy (the cache does not take it), Unavailable (no agent); the caller then removes the file.
+        """
+        await self._done(lambda number: wire.Ingest(number, binding.id, key, info, str(path), asked))
+        if self._words is not None:
+            self._words.stamp(stripe(binding.bucket, key))
+
+    async def stage(self, binding: Binding, key: str) -> None:
+        """Have the whole object brought in behind. Raises NotFound, Busy, Unavailable."""
+        await self._done(lambda number: wire.Stage(number, binding.id, key))
+
+    async def damage(
+        self, binding: int, key: str, version: Version, block: int, segment: int, *, corrupt: bool
+    ) -> None:
+        """A cached block is not usable: have it dropped. Raises Unavailable."""
+        await self._done(lambda number: wire.Damage(number, binding, key, version, block, segment, corrupt))
+
+    def tell(self, message: wire.Prefetch | wire.Note | wire.Touch) -> bool:
+        """Send what needs no answer; False when there is no agent, or it does not keep up."""
+        transport = self._transport
+        if transport is None or transport.get_write_buffer_size() > limits.AGENT_SEND_BYTES_MAX // 4:
+            return False
+        transport.write(wire.encode(message))
+        return True
+
+    def drop(self, question: Question) -> None:
+        """Nobody waits for the question any more."""
+        if self._questions.pop(question.number, None) is not None and self._transport is not None:
+            self._transport.write(wire.encode(wire.Cancel(question.number)))
+
+    async def _done(self, make: Callable[[int], wire.Question]) -> None:
+        question = self._ask(make)
+        try:
+            await question.changed(lambda: False, limits.AGENT_ANSWER_SECONDS_MAX)
+            if question.error is not None:
+                raise question.error
+            if isinstance(question.ended, wire.Failed):
+                raise wire.failure(question.ended.name, question.ended.kind, question.ended.message)
+        finally:
+            question.close()
+
+    def _ask(self, make: Callable[[int], wire.Question]) -> Question:
+        transport = self._transport
+        if transport is None or transport.get_write_buffer_size() > limits.AGENT_SEND_BYTES_MAX:
+            raise errors.Unavailable("there is no agent to ask", kind="AgentGone")
+        self._number += 1
+        question = Question(self, self._number)
+        message = wire.encode(make(self._number))
+        self._questions[self._number] = question
+        transport.write(message)
+        return question

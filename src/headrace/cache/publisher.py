@@ -1,0 +1,119 @@
+"""Batches what the index is to learn: bytes first, metadata last, never older than a `Forget`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import Executor
+
+from headrace.base import errors, limits
+from headrace.base.clock import Clock
+from headrace.cache.events import Name
+from headrace.media.index import Change, DropMeta, IndexWriter, MetaRecord, PutMeta
+from headrace.model.objects import ObjectInfo
+
+_SAME_SECONDS = 1.0
+
+
+class Publisher:
+    """Commits changes every 10 ms or 64 changes, whichever comes first, in a worker thread.
+
+    A *forgotten* time per object stands for "what was asked before this may be outdated": metadata
+    that an origin was asked for earlier is not published. When the table of forgotten times is full
+    the oldest entry goes and its time holds for every object, which errs to the safe side.
+    """
+
+    def __init__(self, index: IndexWriter, executor: Executor, clock: Clock) -> None:
+        self._index = index
+        self._executor = executor
+        self._clock = clock
+        self._queue: list[tuple[tuple[Change, ...], asyncio.Future[None] | None]] = []
+        self._wake = asyncio.Event()
+        self._forgotten: OrderedDict[Name, float] = OrderedDict()
+        self._forgotten_all = 0.0
+        self._task: asyncio.Task[None] | None = None
+        self.commits = 0
+        self.failures = 0
+
+    def start(self) -> None:
+        """Begin to commit."""
+        self._task = asyncio.create_task(self._run(), name="headrace index commits")
+
+    async def stop(self) -> None:
+        """Commit what is queued and end."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+        await self._commit()
+
+    def publish(self, changes: Sequence[Change]) -> asyncio.Future[None]:
+        """Queue changes for one commit; the future ends when they are committed, or with its error.
+
+        Raises Busy when the queue is full.
+        """
+        if len(self._queue) >= limits.COMMITS_PENDING_MAX:
+            raise errors.Busy("the index cannot keep up with the fills")
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queue.append((tuple(changes), future))
+        self._wake.set()
+        return future
+
+    def forget(self, name: Name) -> asyncio.Future[None]:
+        """Drop the object's metadata, and refuse any that was asked for before now."""
+        self._forgotten.pop(name, None)
+        self._forgotten[name] = self._clock.steady()
+        if len(self._forgotten) > limits.FORGOTTEN_KEYS_MAX:
+            _, oldest = self._forgotten.popitem(last=False)
+            self._forgotten_all = max(self._forgotten_all, oldest)
+        return self.publish([DropMeta(str(name[0]), name[1])])
+
+    def forgotten_at(self, name: Name) -> float:
+        """Steady time before which nothing that was learnt of the object may be believed."""
+        return max(self._forgotten.get(name, 0.0), self._forgotten_all)
+
+    def metadata(self, name: Name, info: ObjectInfo, asked: float) -> list[Change]:
+        """What to commit so that the object is known as `info`, asked for at steady time `asked`.
+
+        Empty when it is outdated, or known already and confirmed within the last second.
+        """
+        if asked <= self.forgotten_at(name):
+            return []
+        fetched = self._clock.wall() - (self._clock.steady() - asked)
+        known = self._index.meta(str(name[0]), name[1])
+        if known is not None:
+            if known.fetched_wall > fetched:
+                return []
+            if known.info.version == info.version and fetched - known.fetched_wall < _SAME_SECONDS:
+                return []
+        return [PutMeta(MetaRecord(str(name[0]), name[1], info, fetched))]
+
+    async def _run(self) -> None:
+        while True:
+            await self._wake.wait()
+            if len(self._queue) < limits.COMMIT_BLOCKS_MAX:
+                await asyncio.sleep(limits.COMMIT_SECONDS_MAX)
+            self._wake.clear()
+            await asyncio.shield(asyncio.ensure_future(self._commit()))
+
+    async def _commit(self) -> None:
+        queue, self._queue = self._queue, []
+        if not queue:
+            return
+        changes = [change for some, _ in queue for change in some]
+        error: BaseException | None = None
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._executor, self._index.apply, changes)
+            self.commits += 1
+        except errors.HeadraceError as raised:
+            self.failures += 1
+            error = raised
+        for _, future in queue:
+            if future is None or future.done():
+                continue
+            if error is None:
+                future.set_result(None)
+            else:
+                future.set_exception(error)
+                future.exception()  # whoever does not wait for it must not be warned about
