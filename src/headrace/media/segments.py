@@ -137,8 +137,10 @@ class SegmentWriter:
                 self._closed = True
                 return None
             frame_offset, data_offset = place(self._cursor, header_bytes, data_length)
-            self._cursor = data_offset + data_length
-            self.size_bytes += allocated_bytes(header_bytes, data_length)
+            end = data_offset + data_length
+            # what is skipped is a hole, beyond the rest of a page; the footer's row counts already
+            self.size_bytes += min(end - self._cursor, allocated_bytes(header_bytes, data_length)) + header_bytes
+            self._cursor = end
             self.pending += 1
         return Reservation(
             segment_id=self.header.segment_id,
@@ -257,8 +259,8 @@ def new_header(segment_id: int, binding: str, tier: int, kind: str, boot_id: str
 
 
 def allocated_bytes(header_bytes: int, data_length: int) -> int:
-    """What a frame takes on disk, near enough, before the file system says it exactly."""
-    return header_bytes + data_length + (PAGE_BYTES if data_length > PAGE_BYTES else 0)
+    """The most that a frame can take on disk: whole pages for its header and its data."""
+    return (-(-header_bytes // PAGE_BYTES) - (-data_length // PAGE_BYTES)) * PAGE_BYTES
 
 
 def write_footer(descriptor: int, header: SegmentHeader, rows: Sequence[bytes], cursor: int) -> None:

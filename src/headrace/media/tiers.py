@@ -238,13 +238,15 @@ class Tier:
         client slower than that can hold bytes beyond the limit, bounded by the connections it has.
         """
         with self._lock:
-            now = self._clock.steady()
-            self._unlinked = [item for item in self._unlinked if item[0] > now]
+            if self._unlinked:
+                now = self._clock.steady()
+                self._unlinked = [item for item in self._unlinked if item[0] > now]
             open_bytes = sum(writer.size_bytes for writer in self._writers.values())
             return self._closed_bytes + open_bytes + sum(size for _, size in self._unlinked)
 
     def unlink(self, segment_id: int) -> None:
-        """Remove a segment's file; drop its blocks from the index first. Open readers keep reading.
+        """Remove a segment's file; open readers keep reading. Drop its blocks from the index first, and
+        stamp the generation word that guards remembered locations.
 
         Raises Busy while it is being written, Unavailable when the disk refuses.
         """
