@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from harness import data, machine
 from harness.load import LoadGenerator, Sample
@@ -54,7 +54,7 @@ class Bench:
         self._plans: dict[tuple[Any, ...], tuple[float, Path, int]] = {}
         self._stack = ExitStack()
 
-    def __enter__(self) -> Bench:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -32,6 +32,7 @@ class Group:
         """Size as people say it."""
         return NAMES[self.size]
 
+    @property
     def keys(self) -> list[str]:
         """The keys of the group."""
         return [f"{self.name}/{number:05d}.bin" for number in range(self.count)]
@@ -73,7 +74,7 @@ def checksum(key: str, size: int) -> int:
 def write_files(folder: Path, groups: tuple[Group, ...], bucket: str = BUCKET) -> None:
     """The objects as plain files under folder/bucket."""
     for group in groups:
-        for key in group.keys():
+        for key in group.keys:
             path = folder / bucket / key
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("wb") as file:
@@ -84,7 +85,7 @@ def upload(port: int, groups: tuple[Group, ...], bucket: str = BUCKET, *, secure
     """Store the objects through S3."""
     s3 = client(port, secure=secure)
     make_bucket(s3, bucket)
-    jobs = [(key, group.size) for group in groups for key in group.keys()]
+    jobs = [(key, group.size) for group in groups for key in group.keys]
     with ThreadPoolExecutor(4) as pool:
         for _ in pool.map(lambda job: s3.put_object(Bucket=bucket, Key=job[0], Body=content(*job)), jobs):
             pass
@@ -103,7 +104,7 @@ def whole_gets(
     signer = Signer(port, secure=secure)
     wanted = [
         Wanted(signer.get(bucket, key), group.size, 200, checksum(key, group.size) if verified else 0)
-        for key in group.keys()
+        for key in group.keys
     ]
     random.Random(11).shuffle(wanted)
     return wanted * copies
@@ -113,7 +114,7 @@ def range_gets(port: int, group: Group, length: int, count: int, bucket: str = B
     """Signed GETs of `count` random ranges of `length` bytes from the first object of the group."""
     signer = Signer(port)
     chance = random.Random(13)
-    key = group.keys()[0]
+    key = group.keys[0]
     wanted = []
     for _ in range(count):
         start = chance.randrange(0, (group.size - length) // length) * length

@@ -203,7 +203,13 @@ class SeaweedFS(Server):
             "server",
             *("-s3", "-ip=127.0.0.1", f"-dir={self.folder}", f"-master.port={master}", f"-volume.port={volume}"),
             *(f"-filer.port={filer}", f"-s3.port={self.port}", f"-s3.config={self.folder}/identities.json"),
-            *("-master.volumeSizeLimitMB=1024", "-volume.max=100", "-master.telemetry=false", "-s3.port.iceberg=0"),
+            *(
+                "-master.volumeSizeLimitMB=1024",
+                "-volume.max=100",
+                "-master.telemetry=false",
+                "-s3.port.iceberg=0",
+                "-s3.port.lance=0",
+            ),
         ]
 
     def ready(self) -> bool:
