@@ -214,9 +214,9 @@ class Origins:
         if url.scheme == "store":
             return self.store(url.path).bucket(binding.bucket)
         if url.scheme == "file":
-            from headrace.origin.folder import FolderOrigin
+            from headrace.origin.folder import Folder
 
-            return FolderOrigin(Path(url.path))
+            return Folder(Path(url.path), self._words, binding.bucket)
         if url.scheme == "s3":
             from headrace.origin.s3 import S3Origin
 
@@ -237,3 +237,8 @@ class Origins:
         """Close the stores. Blocks until their running writes end."""
         while self._stores:
             self._stores.popitem()[1].close()
+
+
+def make_origin(binding: Binding, words: Words | None = None, clock: Clock = SYSTEM) -> Origin:
+    """One origin for one use. Who needs several, or embedded stores, keeps an `Origins`. Raises as its `make`."""
+    return Origins(words, clock).make(binding)
