@@ -14,7 +14,8 @@ from headrace.base.errors import HeadraceError
 from headrace.base.limits import CLOCK_SKEW_SECONDS_MAX, DOCTOR_ORIGIN_SECONDS_MAX
 from headrace.model.bindings import Binding
 from headrace.origin.credentials import look_up
-from headrace.origin.urls import OriginUrl, make_origin, parse, redacted
+from headrace.origin.factory import make_origin
+from headrace.origin.urls import OriginUrl, parse, redacted
 from headrace.serve.checks import FAIL, OK, WARN, Check
 
 _SKEW_SECONDS_NOTED = 60.0
