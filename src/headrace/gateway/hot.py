@@ -36,8 +36,9 @@ _NO_EXPIRY = float("inf")
 class Found(NamedTuple):
     """Where one object's bytes lie now: all of them in one piece of one file.
 
-    `headers` are added to every answer (cache state, age); `expires` is when the knowledge must be
-    renewed (wall clock seconds; infinity when generation words alone decide).
+    `headers` are added to every answer. Of a cached remote object, `fetched` and `expires` are when its
+    metadata was read and when it must be renewed (wall clock seconds), and `touch` tells eviction of a
+    hit; of the embedded store's objects generation words alone decide.
     """
 
     info: ObjectInfo
@@ -45,7 +46,9 @@ class Found(NamedTuple):
     token: str
     offset: int
     headers: tuple[tuple[str, str], ...] = ()
+    fetched: float | None = None
     expires: float = _NO_EXPIRY
+    touch: Callable[[], None] | None = None
 
 
 Lookup = Callable[[str, str], Found | None]
@@ -55,8 +58,8 @@ MayRead = Callable[[str, str, str], bool]
 class Entry:
     """What the memo keeps of one object. Heads lack only Date, request id and the empty line."""
 
-    __slots__ = ("bucket_number", "etag", "expires", "heads", "inline", "offset", "path", "range_head", "readers",
-                 "size", "stamp", "stripe", "token")  # fmt: skip
+    __slots__ = ("bucket_number", "etag", "expires", "fetched", "heads", "inline", "offset", "path", "range_head",
+                 "readers", "size", "stamp", "stripe", "token", "touch")  # fmt: skip
 
     def __init__(self, found: Found, word: int, stamp: int, bucket: str) -> None:
         info = found.info
@@ -67,7 +70,9 @@ class Entry:
         self.path = found.path
         self.token = found.token
         self.offset = found.offset
+        self.fetched = found.fetched
         self.expires = found.expires
+        self.touch = found.touch
         self.inline: bytes | None = None
         self.readers: set[str] = set()
         self.bucket_number = zlib.crc32(bucket.encode())
@@ -162,6 +167,8 @@ class Hot:
                 entry.size,
                 length,
             )
+        if entry.fetched is not None:
+            head = b"%sx-headrace-age: %d\r\n" % (head, max(0, self.now - entry.fetched))
         self.count += 1
         head = b"%s%s%016X\r\n\r\n" % (head, self.tail, self.count)
         if length <= SMALL_BYTES_MAX:
@@ -169,6 +176,8 @@ class Hot:
                 return False
         elif not self._send_large(connection, entry, head, start, length):
             return False
+        if entry.touch is not None:
+            entry.touch()
         self.served += 1
         connection.note(matched.trace, shape.access_key, entry.bucket_number, status, length, start_ns)
         return True
