@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Executor
+from typing import TypeVar
 
-from headrace.base.errors import Damaged
-from headrace.base.limits import STORE_READ_BYTES_MAX
+from headrace.base.errors import Damaged, Unavailable
+from headrace.base.limits import STORE_COMMIT_SECONDS_MAX, STORE_READ_BYTES_MAX
 from headrace.model.objects import Extent
+
+T = TypeVar("T")
 
 
 def cut(extents: Sequence[Extent], start: int, stop: int) -> list[Extent]:
@@ -64,3 +67,16 @@ async def read_extents(
                 yield piece
     finally:
         close_all(descriptors)
+
+
+async def run_in_pool(pool: Executor, function: Callable[[], T]) -> T:
+    """Run blocking work on a pool; it ends even when the waiter is cancelled.
+
+    Raises what the function raises, and Unavailable when the disk does not answer in time.
+    """
+    future = asyncio.get_running_loop().run_in_executor(pool, function)
+    try:
+        async with asyncio.timeout(STORE_COMMIT_SECONDS_MAX):
+            return await asyncio.shield(future)
+    except TimeoutError as error:
+        raise Unavailable("the disk did not answer in time; the outcome of a write is unknown") from error

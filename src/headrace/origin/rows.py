@@ -202,6 +202,15 @@ def above(prefix: bytes) -> bytes | None:
     return stripped[:-1] + bytes([stripped[-1] + 1]) if stripped else None
 
 
+def first_after(prefix: bytes, after: bytes, delimiter: bytes) -> bytes:
+    """The least name a listing may go on with: above `after`, and above the common prefix it lies in."""
+    if after < prefix or not after:
+        return prefix
+    cut = after.find(delimiter, len(prefix)) if delimiter and after.startswith(prefix) else -1
+    beyond = above(after[: cut + len(delimiter)]) if cut >= 0 else None
+    return after + b"\x00" if beyond is None else beyond
+
+
 Fetch = Callable[[bytes, bytes | None, int], list[tuple[Any, ...]]]
 """(least key, end or None, count) -> rows in order, each starting with its key."""
 
@@ -212,10 +221,7 @@ def walk(fetch: Fetch, prefix: bytes, after: bytes, delimiter: bytes) -> Iterato
     Skips over a common prefix by seeking to its end, so what lies below it is never read.
     """
     end = above(prefix)
-    low = prefix
-    if after >= prefix:
-        cut = after.find(delimiter, len(prefix)) if delimiter and after.startswith(prefix) else -1
-        low = after + b"\x00" if cut < 0 else above(after[: cut + len(delimiter)]) or after + b"\x00"
+    low = first_after(prefix, after, delimiter)
     count = 16 if delimiter else _LIST_BATCH
     while True:
         rows = fetch(low, end, count)
