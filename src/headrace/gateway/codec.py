@@ -6,8 +6,8 @@
 
 Member names are the model's (as in boto3). Times come in as seconds since 1970 and go out from
 seconds or datetimes. Streaming bodies are left in `request.body`. Everything is compiled once per
-operation into closures, so a small answer costs a few microseconds. Header values are latin-1 text
-on both ways, so their bytes are kept whatever they are.
+operation into closures, so a small answer costs a few microseconds. Header values are read as
+UTF-8, else as Latin-1; answers are sent as UTF-8.
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ def _parser(name: str) -> Parser:
         for key, raw in request.headers:
             found = headers.get(key)
             if found is not None:
-                _join(values, found[0], found[1](raw.decode("latin-1")))
+                _join(values, found[0], found[1](_text(raw)))
         for member_name, prefix in prefixes:
             values[member_name] = _with_prefix(request.headers, prefix)
         if document is not None:
@@ -175,6 +175,14 @@ def _parser(name: str) -> Parser:
         return values
 
     return parse_request
+
+
+def _text(raw: bytes) -> str:
+    """A header value: UTF-8 where it is, else Latin-1."""
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return raw.decode("latin-1")
 
 
 def _keep(values: dict[str, Value], name: str, value: Value) -> None:
@@ -201,7 +209,7 @@ def _with_prefix(headers: list[tuple[bytes, bytes]], prefix: bytes) -> dict[str,
     cut = len(prefix)
     for key, raw in headers:
         if key.startswith(prefix):
-            name, value = key[cut:].decode("latin-1"), raw.decode("latin-1")
+            name, value = key[cut:].decode("latin-1"), _text(raw)
             found[name] = f"{found[name]},{value}" if name in found else value
     return found
 

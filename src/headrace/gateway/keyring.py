@@ -47,8 +47,10 @@ class Rule(NamedTuple):
     actions: tuple[str, ...]
 
 
+OWN = "@own"
+"""Pattern of a rule about the buckets that the key's user made, and those that nobody owns (bound ones)."""
 ADMIN_POLICY = (Rule("*", ACTIONS),)
-DEFAULT_POLICY = (Rule("*", ("read", "write", "list")),)
+DEFAULT_POLICY = (Rule(OWN, ("read", "write", "list")),)
 
 
 class AccessKey(NamedTuple):
@@ -93,10 +95,11 @@ def parse_rule(text: str) -> Rule:
 class _Grant:
     """One key's policy compiled: per action the patterns on bucket names and on bucket/key names."""
 
-    __slots__ = ("_buckets", "_keys", "key")
+    __slots__ = ("_buckets", "_keys", "key", "own")
 
     def __init__(self, key: AccessKey) -> None:
         self.key = key
+        self.own = frozenset(action for rule in key.policy if rule.pattern == OWN for action in rule.actions)
         self._buckets: dict[str, re.Pattern[str] | None] = {}
         self._keys: dict[str, re.Pattern[str] | None] = {}
         for action in ACTIONS:
@@ -179,6 +182,11 @@ class Keyring:
         """
         grant = self._current().get(identity.access_key)
         return grant is not None and grant.allows(action, bucket, key)
+
+    def allows_own(self, identity: Identity, action: str) -> bool:
+        """Whether the policy grants `action` on buckets of the user's own, and on those nobody owns."""
+        grant = self._current().get(identity.access_key)
+        return grant is not None and action in grant.own
 
     def _current(self) -> dict[str, _Grant]:
         """The copy, read again when the word changed since. The word is noted *before* reading."""
