@@ -209,6 +209,21 @@ def test_a_committed_body_that_imitates_a_footer_is_not_taken_for_one(tmp_path: 
     assert [entry.name for entry in table.entries] == [name]
 
 
+def test_a_footer_with_any_wrong_byte_is_not_believed(tmp_path: Path) -> None:
+    """The segment is then scanned, and everything in it is found all the same."""
+    with written([(300, "commit"), (5000, "torn"), (40_000, "commit")], True, 1) as (path, blocks, end):
+        whole = path.read_bytes()
+        start = -(-end // 4096) * 4096
+        assert start < len(whole) < start + 400
+        for position in range(start, len(whole)):
+            damaged = bytearray(whole)
+            damaged[position] ^= 1
+            path.write_bytes(damaged)
+            table = read_table(path)
+            assert not table.sealed, position
+            assert {entry.name for entry in table.entries} == set(blocks)
+
+
 def test_bytes_lost_under_a_header_make_a_torn_frame(tmp_path: Path) -> None:
     """Power loss can keep a header and lose its bytes: the frame is dropped, the next is found."""
     writer = SegmentWriter(tmp_path / "s.seg", new_header(9, "b", 1, "main", "boot"), 64 * MIB)

@@ -272,6 +272,8 @@ def test_an_open_segment_is_neither_sealed_nor_unlinked(tmp_path: Path) -> None:
     tier = Tier(tmp_path, GIB)
     reservation = tier.open_log("b").reserve(5, block_name("k", 5))
     assert tier.maintain(idle_seconds=0) == []
+    assert not reservation.writer.seal()
+    assert not has_footer(tier.path_of(reservation.segment_id))
     with pytest.raises(Busy):
         tier.unlink(reservation.segment_id)
     reservation.writer.write(reservation, 0, b"12345")
