@@ -6,9 +6,7 @@ from hypothesis import strategies as st
 from headrace.base.errors import Invalid
 from headrace.gateway.conditions import parse_etags
 from headrace.gateway.copy_source import parse_copy_source
-from headrace.gateway.files import cut_extents
 from headrace.gateway.ranges import parse_range, resolve_range
-from headrace.model.objects import Extent
 
 
 @given(st.integers(0, 40), st.one_of(st.none(), st.integers(0, 50)), st.one_of(st.none(), st.integers(0, 50)))
@@ -39,15 +37,6 @@ def test_any_range_header_is_judged(header: str) -> None:
     wanted = parse_range(header)
     if wanted is not None:
         assert wanted.first is not None or wanted.last is not None
-
-
-@given(st.lists(st.integers(0, 9), max_size=8), st.integers(0, 80), st.integers(0, 80))
-def test_cut_extents_is_a_slice(lengths: list[int], start: int, length: int) -> None:
-    extents = [Extent(str(number), 100 * number, size) for number, size in enumerate(lengths)]
-    body = [(extent.path, extent.offset + at) for extent in extents for at in range(extent.length)]
-    pieces = cut_extents(extents, start, length)
-    assert [(p.path, p.offset + at) for p in pieces for at in range(p.length)] == body[start : start + length]
-    assert all(piece.length for piece in pieces)
 
 
 _ETAG = st.text(st.characters(min_codepoint=33, max_codepoint=126, exclude_characters='",*'), max_size=8)

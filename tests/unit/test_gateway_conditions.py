@@ -19,7 +19,7 @@ from headrace.model.objects import Conditions, ObjectInfo, Version
 
 MODIFIED = 1_700_000_000
 INFO = ObjectInfo(key="k", version=Version("abc", MODIFIED * 1000 + 400, 3))
-PROCEED, NOT_MODIFIED, FAILED = Verdict.PROCEED, Verdict.NOT_MODIFIED, Verdict.FAILED
+PROCEED, NOT_MODIFIED, FAILED = Verdict.PROCEED, Verdict.NOT_MODIFIED, None
 
 
 @pytest.mark.parametrize(
@@ -81,8 +81,13 @@ def test_parse_date(header: str | None, expected: int | None) -> None:
         (Conditions(if_match=("x",), if_none_match=("abc",)), FAILED),
     ],
 )
-def test_reads_follow_the_precedence_of_http(conditions: Conditions, verdict: Verdict) -> None:
-    assert judge_read(conditions, INFO) is verdict
+def test_reads_follow_the_precedence_of_http(conditions: Conditions, verdict: Verdict | None) -> None:
+    if verdict is not None:
+        assert judge_read(conditions, INFO) is verdict
+        return
+    with pytest.raises(Conflict) as caught:
+        judge_read(conditions, INFO)
+    assert caught.value.kind == "PreconditionFailed"
 
 
 @pytest.mark.parametrize(

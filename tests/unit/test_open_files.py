@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from headrace.base.errors import Busy
-from headrace.gateway.files import FilePieces, OpenFiles, cut_extents
+from headrace.gateway.files import FilePieces, OpenFiles
 from headrace.model.objects import Extent
 
 
@@ -17,6 +17,11 @@ def _files(folder: Path, count: int) -> list[Extent]:
         path.write_bytes(bytes([number]) * 10)
         extents.append(Extent(str(path), 0, 10))
     return extents
+
+
+def _unlink(extents: list[Extent]) -> None:
+    for extent in extents:
+        Path(extent.path).unlink()
 
 
 async def _read(pieces: FilePieces) -> bytes:
@@ -83,27 +88,11 @@ def test_a_missing_file_leaves_nothing_behind(tmp_path: Path) -> None:
     files.close()
 
 
-@pytest.mark.parametrize(
-    ("start", "length", "expected"),
-    [
-        (0, 30, [(0, 0, 10), (1, 0, 10), (2, 0, 10)]),
-        (5, 10, [(0, 5, 5), (1, 0, 5)]),
-        (10, 10, [(1, 0, 10)]),
-        (29, 1, [(2, 9, 1)]),
-        (0, 0, []),
-    ],
-)
-def test_cut_extents(start: int, length: int, expected: list[tuple[int, int, int]]) -> None:
-    extents = [Extent(str(number), 0, 10) for number in range(3)]
-    assert cut_extents(extents, start, length) == [Extent(str(n), offset, size) for n, offset, size in expected]
-
-
 async def test_an_answer_outlives_deletion(tmp_path: Path) -> None:
     extents = _files(tmp_path, 3)
     files = OpenFiles()
     pieces = FilePieces(files, extents)
-    for extent in extents:
-        os.unlink(extent.path)
+    _unlink(extents)
     assert await _read(pieces) == b"\0" * 10 + b"\1" * 10 + b"\2" * 10
     assert files.forget_unlinked() == 3
 

@@ -19,11 +19,10 @@ _ETAG = re.compile(r'\s*((?:W/)?"[^"]*"|[^,\s]+)\s*(?:,|$)')
 
 
 class Verdict(Enum):
-    """What conditions say about an answer."""
+    """What conditions say about an answer, when they do not fail."""
 
     PROCEED = 200
     NOT_MODIFIED = 304
-    FAILED = 412
 
 
 def parse_etags(header: str | None) -> tuple[str, ...]:
@@ -83,11 +82,13 @@ def write_conditions(request: Request) -> Conditions:
 
 
 def judge_read(conditions: Conditions, info: ObjectInfo) -> Verdict:
-    """What to answer to a read of `info`. Times compare in whole seconds."""
+    """What to answer to a read of `info`; times compare in whole seconds. Raises Conflict (PreconditionFailed)."""
     try:
         check_read(info, conditions)
     except Conflict as problem:
-        return Verdict.NOT_MODIFIED if problem.kind == "NotModified" else Verdict.FAILED
+        if problem.kind != "NotModified":
+            raise
+        return Verdict.NOT_MODIFIED
     return Verdict.PROCEED
 
 

@@ -88,21 +88,6 @@ class OpenFiles:
         self._held.clear()
 
 
-def cut_extents(extents: Sequence[Extent], start: int, length: int) -> list[Extent]:
-    """The pieces of `extents` that hold bytes [start, start + length) of the object, in order."""
-    pieces = []
-    position = 0
-    stop = start + length
-    for extent in extents:
-        first, last = max(start, position), min(stop, position + extent.length)
-        if first < last:
-            pieces.append(Extent(extent.path, extent.offset + first - position, last - first))
-        position += extent.length
-        if position >= stop:
-            break
-    return pieces
-
-
 class FilePieces:
     """An answer's body: one FileSlice for each extent, holding its files until it ends.
 
@@ -127,6 +112,15 @@ class FilePieces:
         except BaseException:
             self._release()
             raise
+
+    @property
+    def first(self) -> FileSlice | None:
+        """What will be sent first; None when nothing is held."""
+        held = self._held.get(self._next)
+        if held is None:
+            return None
+        extent = self._extents[self._next]
+        return FileSlice(held.descriptor, extent.offset, extent.length, self._source)
 
     @property
     def descriptors(self) -> tuple[int, ...]:

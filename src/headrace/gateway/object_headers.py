@@ -6,7 +6,6 @@ both answer with the same bytes. Framing (Content-Length), Date and request ids 
 
 from __future__ import annotations
 
-from headrace.gateway.ranges import Span, content_range
 from headrace.gateway.times import http_date
 from headrace.model.objects import ObjectInfo, PartInfo
 
@@ -28,17 +27,16 @@ def object_headers(
     info: ObjectInfo,
     *,
     checksum_mode: bool = False,
-    span: Span | None = None,
     part: PartInfo | None = None,
     parts_count: int = 0,
     overrides: dict[str, str] | None = None,
 ) -> list[Header]:
     """Headers of an answer about `info`, in a fixed order.
 
-    `span`: the bytes sent when they are a range (adds Content-Range; checksums are then left out, as
-    they would not match what is sent). `part`: the part asked for by number, whose own checksums are
-    shown; `parts_count` > 0 adds x-amz-mp-parts-count. `overrides`: lower-case standard names that a
-    signed request's response-* parameters replace.
+    `checksum_mode`: show checksums; callers leave it off for ranges, whose bytes they would not match.
+    `part`: the part asked for by number, whose own checksums are shown; `parts_count` > 0 adds
+    x-amz-mp-parts-count. `overrides`: lower-case standard names that a signed request's response-*
+    parameters replace. Content-Range comes after them, from whoever knows the range.
     """
     headers = [
         ("Last-Modified", http_date(info.version.modified_ms // 1000)),
@@ -59,10 +57,8 @@ def object_headers(
         headers.append(("x-amz-tagging-count", str(len(attributes.tags))))
     if parts_count:
         headers.append(("x-amz-mp-parts-count", str(parts_count)))
-    if checksum_mode and (span is None or part is not None):
+    if checksum_mode:
         headers += checksum_headers(info, part)
-    if span is not None:
-        headers.append(("Content-Range", content_range(span, info.size)))
     return headers
 
 

@@ -17,17 +17,6 @@ STORED_HEADERS = (
     "expires",
     "x-amz-website-redirect-location",
 )
-CANNED_ACLS = frozenset(
-    {
-        "private",
-        "public-read",
-        "public-read-write",
-        "authenticated-read",
-        "aws-exec-read",
-        "bucket-owner-read",
-        "bucket-owner-full-control",
-    }
-)
 _ENCRYPTION = ("x-amz-server-side-encryption", "x-amz-server-side-encryption-customer-algorithm")
 _LOCK = ("x-amz-object-lock-mode", "x-amz-object-lock-retain-until-date", "x-amz-object-lock-legal-hold")
 _META = b"x-amz-meta-"
@@ -68,15 +57,24 @@ def stored_headers(request: Request) -> dict[str, str]:
     """The standard headers an object keeps; `aws-chunked` is a transfer matter and taken out."""
     kept = {}
     for name in STORED_HEADERS:
-        value = request.header(name)
-        if value is None:
+        values = [_text(raw) for key, raw in request.headers if key == name.encode()]
+        if not values:
             continue
+        value = ",".join(values)
         if name == "content-encoding":
             codings = [coding.strip() for coding in value.split(",")]
             value = ", ".join(coding for coding in codings if coding and coding.lower() != "aws-chunked")
         if value:
             kept[name] = value
     return kept
+
+
+def _text(raw: bytes) -> str:
+    """A header value as text: UTF-8 where it is, else Latin-1. Answers send it as UTF-8."""
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return raw.decode("latin-1")
 
 
 def user_metadata(request: Request) -> dict[str, str]:
@@ -87,7 +85,7 @@ def user_metadata(request: Request) -> dict[str, str]:
         if not raw_name.startswith(_META):
             continue
         name = raw_name[len(_META) :].decode("latin-1")
-        value = raw_value.decode("latin-1")
+        value = _text(raw_value)
         metadata[name] = f"{metadata[name]},{value}" if name in metadata else value
         size_bytes += len(raw_name) - len(_META) + len(raw_value)
     if size_bytes > METADATA_BYTES_MAX:
@@ -99,28 +97,18 @@ def user_metadata(request: Request) -> dict[str, str]:
     return metadata
 
 
-def canned_acl(request: Request) -> str:
-    """The canned ACL of the request, "private" when none. Raises Invalid (InvalidArgument, NotImplemented)."""
-    name = request.header("x-amz-acl") or "private"
-    if name not in CANNED_ACLS:
-        raise Invalid(
-            "The canned ACL you specified is not valid",
-            kind="InvalidArgument",
-            details={"ArgumentName": "x-amz-acl", "ArgumentValue": name},
-        )
-    return name
-
-
-def request_attributes(request: Request) -> Attributes:
+def request_attributes(request: Request, acl: str = "private") -> Attributes:
     """Everything the headers of a PutObject, CreateMultipartUpload or replacing CopyObject say.
 
-    Checksums are not among it: they are known only when the body has been read.
+    `acl` is the text `object_acl.requested_acl` made of the request. Checksums are not among it: they
+    are known only when the body has been read.
     """
     check_storage(request)
+    identity = request.identity
     return Attributes(
         headers=stored_headers(request),
         metadata=user_metadata(request),
         tags=parse_tag_header(request.header("x-amz-tagging")),
-        acl=canned_acl(request),
-        owner=request.identity.access_key,
+        acl=acl,
+        owner=identity.name if identity.access_key else "",
     )
