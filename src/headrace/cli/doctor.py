@@ -13,7 +13,7 @@ def doctor(data: Data = None, config: ConfigFile = None, json: Json = False) -> 
     at most 64 MiB are written to each disk and removed again.
         headrace doctor
         headrace doctor --data /mnt/nvme0/headrace --json
-    """
+    """  # noqa: D301 - \b keeps the lines as they are
     import asyncio
 
     from headrace.config.load import data_directory, load

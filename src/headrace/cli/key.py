@@ -41,10 +41,11 @@ def create(
 
     \b
     Rules name buckets (with * and ?) or keys (bucket/prefix*) and actions: read, write, list, admin.
-    Without --allow or --admin the key may read, write and list everywhere.
+    The name @own stands for the buckets that the user made and those that are bound to origins; without
+    --allow or --admin the key may read, write and list those.
         headrace key create --name ci --allow 'builds:read,write,list' --allow 'models/*:read'
         headrace key create --json | jq -r .secret_key
-    """
+    """  # noqa: D301 - \b keeps the lines as they are
     from headrace.base.errors import Invalid
     from headrace.gateway.keyring import ADMIN_POLICY, DEFAULT_POLICY, parse_rule
 

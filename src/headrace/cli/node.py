@@ -55,7 +55,7 @@ def up(
         headrace up --port 9001 --origin photos=s3://my-photos --tier /mnt/nvme0/headrace:800GiB
         headrace up --origin s3://          every bucket that this host's AWS credentials reach
         headrace up --data ./trial --port 0 a second node, on a free port
-    """
+    """  # noqa: D301 - \b keeps the lines as they are
     flags = {name: value for name, value in locals().items() if name != "config" and value not in (None, [])}
     from headrace.config.load import load
     from headrace.serve.supervisor import Supervisor

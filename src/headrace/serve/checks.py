@@ -112,7 +112,7 @@ def check_open_files() -> Check:
         return Check("open files", OK, "no limit" if hard == resource.RLIM_INFINITY else f"up to {hard}")
     return Check(
         "open files", WARN, f"at most {hard}",
-        f"Raise the hard limit to {wanted} (`ulimit -Hn`, LimitNOFILE= in systemd); connections will be refused before.",
+        f"Raise the hard limit to {wanted} (`ulimit -Hn`, LimitNOFILE= in systemd); connections are refused earlier.",
     )  # fmt: skip
 
 

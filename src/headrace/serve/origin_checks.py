@@ -14,7 +14,7 @@ from headrace.base.errors import HeadraceError
 from headrace.base.limits import CLOCK_SKEW_SECONDS_MAX, DOCTOR_ORIGIN_SECONDS_MAX
 from headrace.model.bindings import Binding
 from headrace.origin.credentials import look_up
-from headrace.origin.factory import make_origin
+from headrace.origin.factory import Origins
 from headrace.origin.urls import OriginUrl, parse, redacted
 from headrace.serve.checks import FAIL, OK, WARN, Check
 
@@ -65,7 +65,8 @@ def _same(one: str, other: str) -> bool:
 
 async def _check_listing(name: str, binding: Binding) -> Check:
     """List one key of the bucket."""
-    origin = make_origin(binding)
+    origins = Origins()
+    origin = origins.make(binding)
     start = clock.steady()
     try:
         async with asyncio.timeout(DOCTOR_ORIGIN_SECONDS_MAX):
@@ -77,6 +78,7 @@ async def _check_listing(name: str, binding: Binding) -> Check:
         return Check(name, FAIL, found, "Check the network and the endpoint.")
     finally:
         await origin.close()
+        origins.close()
     return Check(name, OK, f"{redacted(binding.url)} answers a listing in {(clock.steady() - start) * 1000:.0f} ms")
 
 

@@ -63,6 +63,7 @@ class Supervisor:
         self._words = Words(self.layout.words)
         self._words.stamp(EPOCH)
         self._new_key = make_first_key(self.layout, self.settings, self._words)
+        bind_flags(self.layout, self.settings, self._words)
         replace_file(self.layout.settings, dump(_without_secrets(self.settings)))
         wakeup = self._catch_signals()
         try:
@@ -230,6 +231,21 @@ def make_first_key(layout: Layout, settings: Settings, words: Words) -> AccessKe
         return keyring.create("admin", ADMIN_POLICY)
     finally:
         keyring.close()
+
+
+def bind_flags(layout: Layout, settings: Settings, words: Words) -> None:
+    """Make the table's bindings from flags what the settings say. Raises Invalid, Conflict, Unavailable."""
+    from headrace.serve.bindings import account_urls, flag_bindings, open_table, prepare_binding
+
+    table = open_table(settings, layout, words)
+    try:
+        for bucket, url in flag_bindings(settings):
+            prepare_binding(bucket, url)
+        table.set_flags(flag_bindings(settings))
+        if not account_urls(settings):
+            table.set_account([])
+    finally:
+        table.close()
 
 
 def forget_key(layout: Layout, key: AccessKey) -> None:

@@ -50,6 +50,6 @@ def configure(level: str = "info", style: str = "auto", *, process: str = "", st
 
 
 def get_logger(name: str) -> Logger:
-    """A logger whose events carry `logger=name`; what `configure` sets later holds for it too."""
-    logger: Logger = structlog.get_logger(logger=name)
+    """A logger whose events carry `component=name`; what `configure` sets later holds for it too."""
+    logger: Logger = structlog.get_logger(component=name)
     return logger

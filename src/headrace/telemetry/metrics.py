@@ -140,13 +140,22 @@ class Metrics:
             "headrace_cache_evictions_total", "Segments unlinked.", ("tier", "reason"), registry=registry
         )
         self.cache_rewritten = Counter(
-            "headrace_cache_rewritten_bytes_total",
-            "Bytes appended again at eviction.",
-            ("tier",),
-            registry=registry,
+            "headrace_cache_rewritten_bytes_total", "Bytes appended again to free a segment.", registry=registry
         )
-        self.cache_appended = Counter(
-            "headrace_cache_appended_bytes_total", "Bytes appended for fills and ingests.", ("tier",), registry=registry
+        self.cache_blocks = Gauge(
+            "headrace_cache_blocks", "Blocks in the index.", registry=registry, multiprocess_mode="livesum"
+        )
+        self.cache_amplification = Gauge(
+            "headrace_cache_write_amplification_ratio",
+            "Bytes written to tiers for each byte filled, since the agent started.",
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+        self.cache_answers = Counter(
+            "headrace_cache_answers_total",
+            "Reads of remote origins by cache state.",
+            ("state",),
+            registry=registry,
         )
         self.tier_state = Gauge(
             "headrace_tier_state",
@@ -155,8 +164,12 @@ class Metrics:
             registry=registry,
             multiprocess_mode="livemax",
         )
-        self.fills = Counter("headrace_fills_total", "Blocks fetched into the cache.", ("result",), registry=registry)
-        self.fill_bytes = Counter("headrace_fill_bytes_total", "Bytes fetched into the cache.", registry=registry)
+        self.fills_open = Gauge(
+            "headrace_fills_open", "Blocks being fetched now.", registry=registry, multiprocess_mode="livesum"
+        )
+        self.agent_events = Counter(
+            "headrace_agent_events_total", "What the agent did, by kind.", ("event",), registry=registry
+        )
         self.singleflight_waiters = Gauge(
             "headrace_singleflight_waiters",
             "Readers waiting for a fill that another began.",
@@ -167,7 +180,7 @@ class Metrics:
             "headrace_bypass_total", "Misses served from the origin past the cache.", ("reason",), registry=registry
         )
         self.damaged = Counter(
-            "headrace_damaged_blocks_total", "Cached blocks that failed their checksum.", ("tier",), registry=registry
+            "headrace_damaged_segments_total", "Segments dropped since a block failed its checksum.", registry=registry
         )
 
     # -- reads
