@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from hashlib import md5
 from pathlib import Path
+from typing import Self
 
 from headrace.base import errors, limits
 from headrace.base.clock import SYSTEM
@@ -142,7 +143,7 @@ class Node:
         self.index: IndexReader | None = None
         self.readers: list[Reader] = []
 
-    async def __aenter__(self) -> Node:
+    async def __aenter__(self) -> Self:
         await self.start_agent()
         await self.worker()
         return self

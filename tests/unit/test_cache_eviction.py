@@ -136,9 +136,7 @@ def test_a_block_in_demand_gets_in_though_the_tier_is_full_of_live_blocks() -> N
     size = 32 * SEGMENT_BLOCKS * 3 // 2
     shares(tier, [list(range(size))] * 3)
     newcomer = 10**7
-    kinds = []
-    for _ in range(8):
-        kinds.append(tier.policy.admit(digest(newcomer), full=True))
+    kinds = [tier.policy.admit(digest(newcomer), full=True) for _ in range(8)]
     assert kinds[0] == TRANSIENT
     assert kinds[-1] == MAIN
 

@@ -90,7 +90,32 @@ class Question:
             self._waiter.set_result(None)
 
 
-class AgentClient(asyncio.Protocol):
+class _Link(asyncio.Protocol):
+    """One connection of a client."""
+
+    transport: asyncio.Transport
+
+    def __init__(self, client: AgentClient) -> None:
+        self._client = client
+        self._splitter = wire.Splitter()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
+        self._client.made(self)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for body in self._splitter.feed(data):
+                self._client.take(wire.answer(body))
+        except errors.Invalid as error:
+            _log.error("the agent is cut off: %s", error)
+            self.transport.abort()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._client.lost(self, error)
+
+
+class AgentClient:
     """A connection to the agent that is made again, with growing pauses, whenever it breaks.
 
     While there is none, questions raise Unavailable at once, so reads pass by the cache.
@@ -99,8 +124,8 @@ class AgentClient(asyncio.Protocol):
     def __init__(self, path: Path, words: Words | None = None) -> None:
         self.path = path
         self._words = words
-        self._transport: asyncio.Transport | None = None
-        self._splitter = wire.Splitter()
+        self._link: _Link | None = None
+        self._alive = False
         self._questions: dict[int, Question] = {}
         self._number = 0
         self._task: asyncio.Task[None] | None = None
@@ -131,18 +156,26 @@ class AgentClient(asyncio.Protocol):
     @property
     def connected(self) -> bool:
         """True while the agent can be asked."""
-        return self._transport is not None
+        return self._alive and self._link is not None
 
     @property
     def trusted(self) -> bool:
         """True when metadata in the index may be believed: the agent knows of all this worker changed."""
-        return self._transport is not None and not self._unforgotten
+        return self.connected and not self._unforgotten
 
     async def _connect(self) -> bool:
-        with suppress(OSError, TimeoutError):
+        """Connect, and believe it only after a sign of life: a stopped process's socket accepts, too."""
+        with suppress(OSError, TimeoutError, errors.Unavailable):
             async with asyncio.timeout(limits.AGENT_SILENCE_SECONDS_MAX):
-                await asyncio.get_running_loop().create_unix_connection(lambda: self, str(self.path))
-            return True
+                await asyncio.get_running_loop().create_unix_connection(lambda: _Link(self), str(self.path))
+                sign = self._ask(wire.Ping)
+                await sign.changed(lambda: False, limits.AGENT_SILENCE_SECONDS_MAX)
+            if sign.error is None:
+                self._alive = True
+                if self._unforgotten:  # told before anything is believed
+                    self._owing = asyncio.create_task(self._catch_up())
+                return True
+        self.suspect(certain=True)
         return False
 
     async def _keep_connected(self) -> None:
@@ -156,30 +189,24 @@ class AgentClient(asyncio.Protocol):
                 await asyncio.sleep(pause * random.uniform(0.5, 1.0))
                 pause = min(2 * pause, limits.AGENT_RETRY_SECONDS_MAX)
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Tell first what changed in the agent's absence."""
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
-        self._splitter = wire.Splitter()
-        if self._unforgotten:
-            self._owing = asyncio.create_task(self._catch_up())
+    def made(self, link: _Link) -> None:
+        """A connection stands; it is believed after its first sign of life."""
+        self._link = link
 
-    def data_received(self, data: bytes) -> None:
-        """Hand every answer to its question."""
-        try:
-            for body in self._splitter.feed(data):
-                answer = wire.answer(body)
-                question = self._questions.get(answer.number)
-                if question is not None:
-                    question.take(answer)
-                    if question.over:
-                        del self._questions[answer.number]
-        except errors.Invalid as error:
-            _log.error("the agent is cut off: %s", error)
-            self.suspect(certain=True)
+    def take(self, answer: wire.Answer) -> None:
+        """Hand an answer to its question."""
+        question = self._questions.get(answer.number)
+        if question is not None:
+            question.take(answer)
+            if question.over:
+                del self._questions[answer.number]
 
-    def connection_lost(self, error: Exception | None) -> None:
+    def lost(self, link: _Link, error: Exception | None) -> None:
         """Everybody who waits learns at once that the agent is gone."""
-        self._transport = None
+        if link is not self._link:
+            return  # an earlier connection's last word
+        self._link = None
+        self._alive = False
         self._ping = None
         questions, self._questions = self._questions, {}
         for question in questions.values():
@@ -188,13 +215,14 @@ class AgentClient(asyncio.Protocol):
 
     def suspect(self, *, certain: bool = False) -> None:
         """Nothing came for a while: ask for a sign of life, and cut the connection when none comes."""
-        transport, now = self._transport, asyncio.get_running_loop().time()
-        if transport is None:
+        link, now = self._link, asyncio.get_running_loop().time()
+        if link is None:
             return
-        if certain or (self._ping is not None and now - self._ping_at >= limits.AGENT_SILENCE_SECONDS_MAX):
-            transport.abort()
-            self.connection_lost(None)
-        elif self._ping is None or self._ping.over:
+        unanswered = self._ping is not None and not self._ping.over
+        if certain or (unanswered and now - self._ping_at >= limits.AGENT_SILENCE_SECONDS_MAX):
+            link.transport.abort()
+            self.lost(link, None)
+        elif not unanswered:
             self._ping_at = now
             self._ping = self._ask(wire.Ping)
 
@@ -257,16 +285,16 @@ class AgentClient(asyncio.Protocol):
 
     def tell(self, message: wire.Prefetch | wire.Note | wire.Touch) -> bool:
         """Send what needs no answer; False when there is no agent, or it does not keep up."""
-        transport = self._transport
-        if transport is None or transport.get_write_buffer_size() > limits.AGENT_SEND_BYTES_MAX // 4:
+        link = self._link
+        if link is None or link.transport.get_write_buffer_size() > limits.AGENT_SEND_BYTES_MAX // 4:
             return False
-        transport.write(wire.encode(message))
+        link.transport.write(wire.encode(message))
         return True
 
     def drop(self, question: Question) -> None:
         """Nobody waits for the question any more."""
-        if self._questions.pop(question.number, None) is not None and self._transport is not None:
-            self._transport.write(wire.encode(wire.Cancel(question.number)))
+        if self._questions.pop(question.number, None) is not None and self._link is not None:
+            self._link.transport.write(wire.encode(wire.Cancel(question.number)))
 
     async def _done(self, make: Callable[[int], wire.Question]) -> None:
         question = self._ask(make)
@@ -280,12 +308,12 @@ class AgentClient(asyncio.Protocol):
             question.close()
 
     def _ask(self, make: Callable[[int], wire.Question]) -> Question:
-        transport = self._transport
-        if transport is None or transport.get_write_buffer_size() > limits.AGENT_SEND_BYTES_MAX:
+        link = self._link
+        if link is None or link.transport.get_write_buffer_size() > limits.AGENT_SEND_BYTES_MAX:
             raise errors.Unavailable("there is no agent to ask", kind="AgentGone")
         self._number += 1
         question = Question(self, self._number)
         message = wire.encode(make(self._number))
         self._questions[self._number] = question
-        transport.write(message)
+        link.transport.write(message)
         return question

@@ -25,8 +25,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from headrace.base import limits
-
 MAIN = "main"
 TRANSIENT = "transient"
 _ROWS = 3
@@ -116,24 +114,36 @@ class Eviction:
         self.segments: dict[int, Segment] = {}
         self.filled_bytes = 0
         self.reappended_bytes = 0
-        self._slack_bytes = limits.SEGMENT_BYTES_MIN // 2
+        self.main_bytes = 0
+        """Bytes in main segments."""
+        self._blocks = 0
+        self._worst: tuple[Segment, int] | None = None
 
     # -- facts
 
     def opened(self, number: int, kind: str, *, sealed: bool = False, size_bytes: int = 0, blocks: int = 0) -> None:
         """A segment exists from now on (new, or adopted at the start)."""
         tick = self.sketch.tick
-        self.segments[number] = Segment(number, kind, size_bytes, tick, tick, sealed, blocks)
+        self.segments[number] = segment = Segment(number, kind, 0, tick, tick, sealed, blocks)
+        self._blocks += blocks
+        self._resize(segment, size_bytes)
+        self._worst = None
 
     def sealed(self, number: int, size_bytes: int) -> None:
         """The segment takes no more blocks, so it may be chosen as a victim."""
         segment = self.segments.get(number)
         if segment is not None:
-            segment.sealed, segment.size_bytes = True, size_bytes
+            segment.sealed = True
+            self._resize(segment, size_bytes)
+            self._worst = None
 
     def unlinked(self, number: int) -> None:
         """The segment is gone."""
-        self.segments.pop(number, None)
+        segment = self.segments.pop(number, None)
+        if segment is not None:
+            self._blocks -= segment.blocks
+            self._resize(segment, 0)
+            self._worst = None
 
     def stored(self, number: int, length: int, *, again: bool = False) -> None:
         """A block of `length` bytes was appended; `again` when it moved from a victim."""
@@ -144,7 +154,8 @@ class Eviction:
         segment = self.segments.get(number)
         if segment is not None:
             segment.blocks += 1
-            segment.size_bytes += length
+            self._blocks += 1
+            self._resize(segment, segment.size_bytes + length)
             segment.touched = self.sketch.tick
 
     def touch(self, digest: bytes, number: int) -> None:
@@ -170,7 +181,7 @@ class Eviction:
         sketch.touch(digest)
         if not full:
             return MAIN
-        worst = min((s for s in self.segments.values() if s.kind == MAIN and s.sealed), key=self._worth, default=None)
+        worst = self._least()
         if worst is None:
             return TRANSIENT
         idle, distance = sketch.tick - worst.touched, sketch.tick - before
@@ -222,7 +233,22 @@ class Eviction:
         return self.sketch.tick - segment.touched > 2 * self._population()
 
     def _population(self) -> int:
-        return sum(segment.blocks for segment in self.segments.values())
+        return self._blocks
+
+    def _resize(self, segment: Segment, size_bytes: int) -> None:
+        if segment.kind == MAIN:
+            self.main_bytes += size_bytes - segment.size_bytes
+        segment.size_bytes = size_bytes
+
+    def _least(self) -> Segment | None:
+        """The sealed main segment worth least. It stays that until it is touched, as others only gain."""
+        if self._worst is None or self._worst[0].touched != self._worst[1]:
+            sealed = (segment for segment in self.segments.values() if segment.kind == MAIN and segment.sealed)
+            least = min(sealed, key=self._worth, default=None)
+            if least is None:
+                return None
+            self._worst = least, least.touched
+        return self._worst[0]
 
     def _hits(self, segment: Segment) -> float:
         return segment.hits * 0.5 ** (self.sketch.halvings - segment.halvings)

@@ -189,17 +189,23 @@ class Pump:
         self._gathered, self._gathered_bytes = [], 0
         loop = asyncio.get_running_loop()
         self._write = loop.run_in_executor(self._executor, self._put, pieces, offset, last)
-        self._ready = offset + sum(map(len, pieces))
+        self._ready = ready = offset + sum(map(len, pieces))
+        if not last:  # told at once, even while the origin is silent
+            self._write.add_done_callback(lambda write: self._written(write, ready))
+
+    def _written(self, write: asyncio.Future[Entry | None], ready: int) -> None:
+        if write.cancelled() or write.exception() is not None:
+            return  # whoever waits for the write learns of it
+        if not self._reported or ready - self._reported >= limits.PROGRESS_BYTES_MIN:
+            self._reported = ready
+            self._report(ready)
 
     async def _settle(self) -> Entry | None:
-        """Wait for the write under way and report its bytes; what it committed, if it was the last."""
+        """Wait for the write under way; what it committed, if it was the last."""
         if self._write is None:
             return None
         entry = await asyncio.shield(self._write)
         self._write = None
-        if entry is None and (not self._reported or self._ready - self._reported >= limits.PROGRESS_BYTES_MIN):
-            self._reported = self._ready
-            self._report(self._ready)
         return entry
 
     def _put(self, pieces: Sequence[bytes], offset: int, last: bool) -> Entry | None:

@@ -65,8 +65,7 @@ class Shelved:
 
     def full(self, length: int) -> bool:
         """True when the main log can grow only at the expense of what it holds."""
-        main = sum(segment.size_bytes for segment in self.eviction.segments.values() if segment.kind == MAIN)
-        return main + length > self.tier.limit_bytes - self.reserve_bytes
+        return self.eviction.main_bytes + length > self.tier.limit_bytes - self.reserve_bytes
 
     def excess(self, kind: str, length: int) -> int:
         """Bytes to evict before a log of `kind` takes `length` more; what was just unlinked counts little."""

@@ -213,7 +213,7 @@ def question(body: bytes) -> Question:
     """Decode what a worker sent. Raises Invalid."""
     try:
         return _questions.decode(body)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise errors.Invalid(f"a worker sent a message that is not understood: {error}") from error
 
 
@@ -221,7 +221,7 @@ def answer(body: bytes) -> Answer:
     """Decode what the agent sent. Raises Invalid."""
     try:
         return _answers.decode(body)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise errors.Invalid(f"the agent sent a message that is not understood: {error}") from error
 
 
