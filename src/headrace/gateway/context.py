@@ -17,6 +17,7 @@ from headrace.gateway.messages import Identity, Request
 from headrace.model.bindings import Binding
 from headrace.origin.base import Origin
 from headrace.origin.store import Store
+from headrace.telemetry.metrics import Metrics
 from headrace.telemetry.records import Ring
 from headrace.wire.words import BINDINGS, EPOCH, Words, stripe
 
@@ -126,6 +127,8 @@ class Context:
     """Where bodies for remote origins wait until the cache takes them over; None: they are only passed on."""
     domains: tuple[str, ...] = ()
     region: str = REGION
+    metrics: Metrics | None = None
+    open_metrics: bool = False
     _targets: dict[str, BucketTarget] = field(default_factory=dict)
     _generation: tuple[int, int] = (-1, -1)
 
