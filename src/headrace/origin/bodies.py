@@ -21,12 +21,15 @@ from typing import NamedTuple
 from headrace.base.errors import Unavailable
 from headrace.base.rng import token_hex
 from headrace.origin.checksums import Checksum
+from headrace.origin.ready import ReadyFile, ReadyFiles
 
 SESSION_CHARS = 8
 EMPTY_MD5 = hashlib.md5(usedforsecurity=False).hexdigest()
 _NUMBER_CHARS = 12
+SHARD = slice(-4, -2)
+"""The part of a name that says its folder: 256 consecutive bodies share one, and so its fsync."""
 _SHARDS = 256
-_WRITEBACK_BYTES = 4 * 1024 * 1024
+_WRITEBACK_BYTES = 256 * 1024
 _SYNC_FILE_RANGE_WRITE = 2
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _IOV_MAX = 512
@@ -69,25 +72,16 @@ class BodyWriter:
 
     def __init__(self, bodies: Bodies, algorithms: Sequence[str] = ()) -> None:
         self._bodies = bodies
-        self.name = bodies.new_name()
         self.size = 0
         self._md5 = hashlib.md5(usedforsecurity=False)
         self._checksums = [Checksum(algorithm) for algorithm in algorithms]
         self._written_back = 0
-        try:
-            self._descriptor = os.open(
-                bodies.path(self.name), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600
-            )
-        except OSError as error:
-            bodies.settle(self.name)
-            raise unavailable(error, "while creating a body") from error
+        ready = bodies.ready.take()
+        self._named = ready is not None
+        self.name, self._descriptor = ready or bodies.create()
 
     def write(self, pieces: Sequence[bytes]) -> None:
-        """Hash and append the pieces; starts write-back early so that the last fsync has little to do."""
-        for piece in pieces:
-            self._md5.update(piece)
-            for checksum in self._checksums:
-                checksum.update(piece)
+        """Append and hash the pieces; the device writes while they are hashed."""
         try:
             self.size += write_all(self._descriptor, pieces)
         except OSError as error:
@@ -100,12 +94,17 @@ class BodyWriter:
                 _SYNC_FILE_RANGE_WRITE,
             )
             self._written_back = self.size
+        for piece in pieces:
+            self._md5.update(piece)
+            for checksum in self._checksums:
+                checksum.update(piece)
 
     def finish(self) -> None:
         """Make the file and its name durable, and close it."""
         try:
             os.fsync(self._descriptor)
-            self._bodies.sync_shard(self.name)
+            if not self._named:
+                self._bodies.sync_shard(self.name)
         except OSError as error:
             raise unavailable(error, "while making a body durable") from error
         finally:
@@ -150,10 +149,11 @@ class Bodies:
         self._shards: dict[str, int] = {}
         self._make_folders(root)
         self.session, self._session_descriptor = self._begin_session()
+        self.ready = ReadyFiles(self._create_many, self.remove)
 
     def path(self, name: str) -> str:
         """Where the body lies."""
-        return f"{self._root}/{name[-2:]}/{name}"
+        return f"{self._root}/{name[SHARD]}/{name}"
 
     def new_name(self) -> str:
         """A name no body ever had; unsettled until `settle`."""
@@ -162,6 +162,33 @@ class Bodies:
             number = self._number
             self._unsettled.add(number)
         return f"{self.session}{number:0{_NUMBER_CHARS}x}"
+
+    def create(self) -> ReadyFile:
+        """A new empty body; its name is not durable yet. Raises Unavailable."""
+        name = self.new_name()
+        try:
+            return ReadyFile(name, os.open(self.path(name), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        except OSError as error:
+            self.settle(name)
+            raise unavailable(error, "while creating a body") from error
+
+    def _create_many(self, count: int) -> list[ReadyFile]:
+        """New empty bodies with durable names, in consecutive folders of which each is fsynced once.
+
+        Raises OSError, having removed what it made.
+        """
+        made: list[ReadyFile] = []
+        try:
+            made.extend(self.create() for _ in range(count))
+            for name in {file.name[SHARD]: file.name for file in made}.values():
+                self.sync_shard(name)
+        except (OSError, Unavailable) as error:
+            for name, descriptor in made:
+                os.close(descriptor)
+                with contextlib.suppress(OSError):
+                    self.remove(name)
+            raise OSError(errno.EIO, str(error)) from error
+        return made
 
     def token(self) -> str:
         """A text no version of any object ever had as its token."""
@@ -181,7 +208,7 @@ class Bodies:
 
     def sync_shard(self, name: str) -> None:
         """Make the folder entry of the body durable."""
-        os.fsync(self._shards[name[-2:]])
+        os.fsync(self._shards[name[SHARD]])
 
     def link(self, source: Piece) -> Piece:
         """A second name for the source's bytes: a hard link, or a copy where the file system has none.
@@ -212,6 +239,7 @@ class Bodies:
 
     def close(self) -> None:
         """End the session; its file stays when something of it is left to sweep."""
+        self.ready.close()
         for descriptor in self._shards.values():
             os.close(descriptor)
         self._shards.clear()

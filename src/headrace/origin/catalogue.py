@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import queue
 import sqlite3
 import threading
@@ -24,6 +25,7 @@ from headrace.base.limits import (
     STORE_COMMIT_SECONDS_MAX,
     STORE_GROUP_WRITES_MAX,
     STORE_LOCK_SECONDS_MAX,
+    STORE_LOG_BYTES,
     STORE_TRASH_NAMES_MAX,
 )
 from headrace.origin.bodies import Bodies, Piece, sync_folder
@@ -31,8 +33,8 @@ from headrace.wire.words import Words
 
 T = TypeVar("T")
 FORMAT = 1
-_CHECKPOINT_PAGES = 4000
-_CHECKPOINT_COMMITS = 300
+_CHECKPOINT_PAGES = 1000
+_CHECKPOINT_COMMITS = 200
 _LOW_WATER_STEP = 512
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS buckets(
@@ -163,6 +165,23 @@ class Catalogue:
             raise translate(error) from error
         db.execute("PRAGMA busy_timeout=0")
         sync_folder(root)
+
+    def lengthen_log(self) -> None:
+        """Fill SQLite's log with zeros up to its usual length, so that commits need not grow the file.
+
+        Growing it costs each fsync a journal commit of the file system. Done under the write lock, when
+        nobody appends; what lies beyond the last frame has no meaning to SQLite until it is written.
+        """
+
+        def operation(_: Transaction) -> None:
+            path = self._path.with_name("catalogue.db-wal")
+            with path.open("r+b", buffering=0) as log:
+                size = log.seek(0, 2)
+                if size < STORE_LOG_BYTES:
+                    log.write(bytes(STORE_LOG_BYTES - size))
+                    os.fsync(log.fileno())
+
+        self.write(operation)
 
     def reader(self) -> sqlite3.Connection:
         """This thread's own connection for reads; each statement sees the latest commit."""

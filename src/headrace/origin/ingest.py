@@ -67,7 +67,9 @@ class Ingest(Generic[W]):
         writer: W | None = None
         running: asyncio.Future[W] | None = None
         loop = asyncio.get_running_loop()
-        threshold = STORE_SMALL_BYTES_MAX
+        threshold = self._batch_bytes()
+        if upload.size is None or upload.size > threshold:
+            threshold = min(threshold, STORE_SMALL_BYTES_MAX)  # a long body: begin early
         try:
             async for piece in upload.body:
                 held += len(piece)

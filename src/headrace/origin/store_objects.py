@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from headrace.base.errors import Unavailable
 from headrace.model.objects import Conditions, Extent, ObjectInfo
 from headrace.origin.base import Located
-from headrace.origin.bodies import Bodies, Piece, unavailable
+from headrace.origin.bodies import SHARD, Bodies, Piece, unavailable
 from headrace.origin.catalogue import Transaction
 from headrace.origin.conditions import key_bytes, no_such_bucket, no_such_key
 from headrace.origin.engine import Engine
@@ -48,7 +48,7 @@ def link_all(bodies: Bodies, pieces: Sequence[Piece]) -> list[Piece]:
     try:
         for piece in pieces:
             linked.append(bodies.link(piece))  # noqa: PERF401 - what was linked is removed on failure
-        for shard in {piece.name[-2:]: piece.name for piece in linked}.values():
+        for shard in {piece.name[SHARD]: piece.name for piece in linked}.values():
             bodies.sync_shard(shard)
     except OSError as error:
         remove_all(bodies, linked)

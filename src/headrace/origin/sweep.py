@@ -23,7 +23,12 @@ _ROWS = 2000
 
 
 def sweep(root: Path, bodies: Bodies, catalogue: Catalogue, stopping: threading.Event) -> None:
-    """Sweep for every dead session; stops early when asked. Never raises: the next start tries again."""
+    """Sweep for every dead session; stops early when asked. Never raises: the next start tries again.
+
+    Prepares the catalogue's log too, since this thread is the one at start that nobody waits for.
+    """
+    with contextlib.suppress(OSError, HeadraceError):
+        catalogue.lengthen_log()
     with contextlib.suppress(OSError, sqlite3.Error, HeadraceError):
         for path in sorted((root / "sessions").iterdir()):
             if path.name == bodies.session or stopping.is_set():
