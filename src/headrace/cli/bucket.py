@@ -59,7 +59,7 @@ def add(
     """  # noqa: D301 - \b keeps the lines as they are
     from headrace.base.errors import Invalid
     from headrace.gateway.bindings import check
-    from headrace.serve.bindings import prepare_binding
+    from headrace.serve.preparation import prepare_binding
 
     rules = []
     for text in freshness or []:

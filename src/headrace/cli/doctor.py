@@ -17,10 +17,10 @@ def doctor(data: Data = None, config: ConfigFile = None, json: Json = False) -> 
     import asyncio
 
     from headrace.config.load import data_directory, load
-    from headrace.serve.bindings import known_bindings
     from headrace.serve.checks import FAIL, WARN, check_machine
     from headrace.serve.layout import Layout
     from headrace.serve.origin_checks import check_origins
+    from headrace.serve.preparation import known_bindings
 
     settings = load({"data": data}, config=config).settings
     layout = Layout(data_directory(settings))

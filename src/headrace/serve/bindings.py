@@ -4,55 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from pathlib import Path
 
 from headrace.base import clock
 from headrace.base.errors import Denied, HeadraceError, Invalid, NotFound, Unavailable
 from headrace.base.limits import ACCOUNT_DISCOVER_SECONDS, ORIGINS_OPEN_MAX
-from headrace.config.settings import Settings
-from headrace.gateway.bindings import ACCOUNT, BindingTable, parse_freshness
+from headrace.gateway.bindings import BindingTable
 from headrace.gateway.context import FILE, PROXY, REMOTE, BucketTarget, store_target
 from headrace.model.bindings import Binding
 from headrace.origin.base import Origin
 from headrace.origin.factory import Origins
 from headrace.origin.s3 import S3Account, S3Origin
-from headrace.origin.store import Store
 from headrace.origin.store_bucket import StoreBucket
-from headrace.origin.urls import bucket_url, named, parse
-from headrace.serve.layout import Layout
+from headrace.origin.urls import bucket_url, parse
 from headrace.telemetry import log
-from headrace.wire.words import Words
 
 _log = log.get_logger("headrace.bindings")
-
-
-def account_urls(settings: Settings) -> list[str]:
-    """The accounts (`s3://`) whose buckets all appear."""
-    return [url for name, url in map(named, settings.origin) if not name]
-
-
-def flag_bindings(settings: Settings) -> list[tuple[str, str]]:
-    """The (bucket, URL) pairs of `--origin NAME=URL`."""
-    return [(name, url) for name, url in map(named, settings.origin) if name]
-
-
-def open_table(settings: Settings, layout: Layout, words: Words | None) -> BindingTable:
-    """The node's table of bindings, with the settings' freshness rules."""
-    return BindingTable(layout.database, words, [parse_freshness(item) for item in settings.freshness])
-
-
-def known_bindings(settings: Settings, layout: Layout) -> list[Binding]:
-    """What a node on this directory would serve, accounts as themselves; for `headrace doctor`."""
-    wanted = [Binding(0, name, url) for name, url in map(named, settings.origin)]
-    if layout.database.exists():
-        table = open_table(settings, layout, None)
-        try:
-            flags = {binding.bucket for binding in wanted}
-            stored = [binding for binding in table.list() if table.source(binding.bucket) != ACCOUNT]
-            wanted += [binding for binding in stored if binding.bucket not in flags]
-        finally:
-            table.close()
-    return wanted
 
 
 class NodeBindings:
@@ -156,19 +122,6 @@ class NodeBindings:
             return store_target(self._origins.store(parse(binding.url).path), binding.bucket, binding)
         kind = FILE if origin.local else PROXY if isinstance(origin, S3Origin) else REMOTE
         return BucketTarget(bucket=binding.bucket, origin=origin, kind=kind, binding=binding)
-
-
-def prepare_binding(bucket: str, url: str) -> None:
-    """Make what a new binding needs to exist: a bucket in an embedded store. Raises Invalid, Unavailable."""
-    parsed = parse(url)
-    if parsed.scheme != "store":
-        return
-    store = Store.open(Path(parsed.path))
-    try:
-        if store.bucket_now(bucket) is None:
-            asyncio.run(store.create_bucket(bucket, ""))
-    finally:
-        store.close()
 
 
 async def keep_accounts(bindings: NodeBindings, seconds: float) -> None:

@@ -20,8 +20,9 @@ from headrace.gateway.files import OpenFiles
 from headrace.gateway.keyring import Keyring
 from headrace.media.tiers import SegmentPaths
 from headrace.origin.factory import Origins
-from headrace.serve.bindings import NodeBindings, account_urls, open_table
+from headrace.serve.bindings import NodeBindings
 from headrace.serve.layout import Layout
+from headrace.serve.preparation import SPOOL, account_urls, open_table
 from headrace.telemetry import log
 from headrace.telemetry.metrics import Metrics
 from headrace.telemetry.records import Ring
@@ -45,9 +46,17 @@ def cache_tiers(settings: Settings, layout: Layout) -> list[Tier]:
     return [Tier(own, size)]
 
 
-def spool_directories(found: list[Tier]) -> list[Path]:
-    """Where workers spool bodies on their way to a remote origin."""
-    return [tier.path / "spool" for tier in found]
+def open_spool(found: list[Tier]) -> Path | None:
+    """Where workers keep bodies on their way to a remote origin: on the first tier's disk; None without one."""
+    for tier in found:
+        spool = tier.path / SPOOL
+        try:
+            spool.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as problem:
+            _log.warning("no spool on tier", directory=str(tier.path), reason=str(problem))
+            continue
+        return spool
+    return None
 
 
 def build_agent(settings: Settings, layout: Layout, words: Words, bindings: NodeBindings) -> Agent:
@@ -98,6 +107,7 @@ class WorkerParts:
             ring=self.ring,
             bindings=self.bindings,
             reader=self.reader,
+            spool=open_spool(found),
             domains=settings.domain,
             region=settings.region,
             metrics=self.metrics,

@@ -17,6 +17,7 @@ from headrace.origin.credentials import look_up
 from headrace.origin.factory import Origins
 from headrace.origin.urls import OriginUrl, parse, redacted
 from headrace.serve.checks import FAIL, OK, WARN, Check
+from headrace.serve.endpoints import same_endpoint
 
 _SKEW_SECONDS_NOTED = 60.0
 
@@ -32,7 +33,7 @@ async def _check_binding(binding: Binding, own_endpoint: str) -> list[Check]:
     try:
         url = parse(binding.url)
         endpoint = await asyncio.to_thread(_endpoint_of, url)
-        if endpoint and _same(endpoint, own_endpoint):
+        if endpoint and same_endpoint(endpoint, own_endpoint):
             advice = "Unset AWS_ENDPOINT_URL where the node is started, or name the endpoint in the origin's URL."
             return [Check(name, FAIL, f"{redacted(binding.url)} leads back to this node's own endpoint", advice)]
         checks = [] if url.account else [await _check_listing(name, binding)]
@@ -53,14 +54,6 @@ def _endpoint_of(url: OriginUrl) -> str:
     if url.scheme in ("http", "https"):
         return f"{url.scheme}://{urlsplit(url.text).netloc}"
     return url.options.get("endpoint", "")
-
-
-def _same(one: str, other: str) -> bool:
-    """Whether two endpoints on this machine are the same one."""
-    local = {"localhost": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::1": "127.0.0.1"}  # noqa: S104 - compared, not bound
-    left, right = urlsplit(one), urlsplit(other)
-    left_host, right_host = left.hostname or "", right.hostname or ""
-    return (local.get(left_host, left_host), left.port) == (local.get(right_host, right_host), right.port)
 
 
 async def _check_listing(name: str, binding: Binding) -> Check:

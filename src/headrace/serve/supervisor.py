@@ -21,8 +21,8 @@ from headrace.base.files import replace_file
 from headrace.base.limits import CONNECTIONS_MAX, OPEN_FILES_MAX
 from headrace.config.load import data_directory, dump
 from headrace.config.settings import Settings
-from headrace.gateway.keyring import ADMIN_POLICY, AccessKey, Keyring
-from headrace.serve import machine, ports, process
+from headrace.gateway.keyring import AccessKey
+from headrace.serve import endpoints, machine, ports, preparation, process
 from headrace.serve.layout import Layout
 from headrace.telemetry import log, metrics
 from headrace.wire.words import EPOCH, Words
@@ -58,12 +58,14 @@ class Supervisor:
         self._listeners = dict(
             zip(names, ports.open_listeners(self.settings.host, self.settings.port, len(names)), strict=True)
         )
+        endpoints.refuse_loop(self.settings.origin, self.endpoint, os.environ)
         raise_file_limit()
+        preparation.clear_spools(self.settings, self.layout)
         metrics.clear(self.layout.metrics)
         self._words = Words(self.layout.words)
         self._words.stamp(EPOCH)
-        self._new_key = make_first_key(self.layout, self.settings, self._words)
-        bind_flags(self.layout, self.settings, self._words)
+        self._new_key = preparation.make_first_key(self.layout, self.settings, self._words)
+        preparation.bind_flags(self.layout, self.settings, self._words)
         replace_file(self.layout.settings, dump(_without_secrets(self.settings)))
         wakeup = self._catch_signals()
         try:
@@ -189,7 +191,7 @@ class Supervisor:
             child.kill()
             child.wait()
         if self._new_key is not None and not self._state.announced:
-            forget_key(self.layout, self._new_key)  # it was never shown, so nobody could ever use it
+            preparation.forget_key(self.layout, self._new_key)  # it was never shown, so nobody could ever use it
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
@@ -217,44 +219,6 @@ def raise_file_limit() -> int:
             "few open files allowed", limit=wanted, wanted=CONNECTIONS_MAX + OPEN_FILES_MAX, hint="raise `ulimit -n`"
         )
     return wanted
-
-
-def make_first_key(layout: Layout, settings: Settings, words: Words) -> AccessKey | None:
-    """Make sure that somebody can sign in; the key when it was made up now and must be shown."""
-    keyring = Keyring(layout.database, words)
-    try:
-        if settings.access_key:
-            keyring.ensure(settings.access_key, settings.secret_key)
-            return None
-        if keyring.list():
-            return None
-        return keyring.create("admin", ADMIN_POLICY)
-    finally:
-        keyring.close()
-
-
-def bind_flags(layout: Layout, settings: Settings, words: Words) -> None:
-    """Make the table's bindings from flags what the settings say. Raises Invalid, Conflict, Unavailable."""
-    from headrace.serve.bindings import account_urls, flag_bindings, open_table, prepare_binding
-
-    table = open_table(settings, layout, words)
-    try:
-        for bucket, url in flag_bindings(settings):
-            prepare_binding(bucket, url)
-        table.set_flags(flag_bindings(settings))
-        if not account_urls(settings):
-            table.set_account([])
-    finally:
-        table.close()
-
-
-def forget_key(layout: Layout, key: AccessKey) -> None:
-    """Remove a key as if it had never been."""
-    keyring = Keyring(layout.database)
-    try:
-        keyring.forget(key.access_key)
-    finally:
-        keyring.close()
 
 
 def _without_secrets(settings: Settings) -> Settings:
