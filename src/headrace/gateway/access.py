@@ -105,7 +105,7 @@ def authorize(context: Context, request: Request, action: str, bucket: str, key:
         return
     if need.permission and _by_acl(target, identity, need, key):
         return
-    if need.on_object and not key_exists(target, key) and _may_list(context, request, target):
+    if need.on_object and not key_exists(target, key) and _may_list(context, request, target, key):
         return  # the operation itself says NoSuchKey
     raise Denied("Access Denied")
 
@@ -205,10 +205,11 @@ def _by_acl(target: BucketTarget, identity: Identity, need: Need, key: str) -> b
     return acl.permits(info.attributes.acl, user if owned else "", user, need.permission)
 
 
-def _may_list(context: Context, request: Request, target: BucketTarget) -> bool:
-    """Whether the caller may know which keys don't exist."""
+def _may_list(context: Context, request: Request, target: BucketTarget, key: str) -> bool:
+    """Whether the caller may know that a key doesn't exist: might have listed it."""
     identity = request.identity
-    verdict = _policy_verdict(target, identity, _LIST, "", _facts(request, target, ""))
+    asked = _facts(request, target, "")
+    verdict = _policy_verdict(target, identity, _LIST, "", lambda name: (key,) if name == "s3:prefix" else asked(name))
     if verdict is not None:
         return verdict == ALLOW
     return (

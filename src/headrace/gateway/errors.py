@@ -30,7 +30,8 @@ KINDS: dict[str, Kind] = {
     "AccessDenied": Kind(403, "Access Denied"),
     "AccessForbidden": Kind(403, "CORSResponse: CORS is not enabled for this bucket."),
     "AuthorizationHeaderMalformed": Kind(400, "The authorization header is malformed."),
-    "AuthorizationQueryParametersError": Kind(400, "The authorization query parameters are malformed."),
+    # S3 says 400; clients and other servers treat a presigned URL that can't be valid as forbidden.
+    "AuthorizationQueryParametersError": Kind(403, "The authorization query parameters are malformed."),
     "BadDigest": Kind(400, "The Content-MD5 or checksum value you specified did not match what we received."),
     "BadRequest": Kind(400, "Bad Request"),
     "BucketAlreadyExists": Kind(409, "The requested bucket name is not available."),

@@ -7,6 +7,7 @@ object has one version, the null one.
 from __future__ import annotations
 
 import binascii
+import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 Params = dict[str, Any]
 Encode = Callable[[str], str]
 _NULL_VERSION = "null"
+_NOT_PLAIN = re.compile(r"[%+\x00-\x08\x0b-\x1f\ud800-\udfff\ufffe\uffff]")
 _EMPTY = Page((), (), None)
 
 
@@ -119,6 +121,14 @@ def _common(request: Request, params: Params, page: Page, limit: int, encode: En
     return output
 
 
+def _echo(prefix: str, encode: Encode) -> str:
+    """The prefix of a version 1 listing, as it is where that can't be misread.
+
+    S3 encodes it, some clients decode it, and botocore does not.
+    """
+    return encode(prefix) if _NOT_PLAIN.search(prefix) else prefix
+
+
 async def list_objects(context: Context, request: Request, params: Params) -> Response:
     """Version 1: pages by marker."""
     limit, encode = page_size(params, "MaxKeys", "max-keys"), encoder(params)
@@ -126,6 +136,7 @@ async def list_objects(context: Context, request: Request, params: Params) -> Re
     marker = params.get("Marker") or ""
     page = await _page(target, params, marker, limit)
     output = _common(request, params, page, limit, encode)
+    output["Prefix"] = _echo(params.get("Prefix") or "", encode)
     output["Marker"] = encode(marker)
     output["Contents"] = _entries(context, target, page, encode, owner=True)
     if page.next_after is not None and params.get("Delimiter"):

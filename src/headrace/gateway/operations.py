@@ -63,6 +63,8 @@ async def handle(context: Context, request: Request) -> Response:
 async def _answer(context: Context, request: Request) -> Response:
     name = operation_of(request.method, bool(request.bucket), bool(request.key), request.params, request.headers)
     if name == PREFLIGHT:
+        if request.header("origin") is None:
+            raise Invalid("Insufficient information. Origin request header needed.", kind="BadRequest")
         raise Denied("CORSResponse: CORS is not enabled for this bucket.", kind="AccessForbidden")
     target = await _target(context, request)
     if name != "DeleteObjects":  # judged key by key

@@ -123,7 +123,8 @@ class Gateway:
             return await handle_admin(self.context, request)
         if not internal:
             request.bucket, request.key = split_path(message.path, host_bucket)
-        signature = self._authenticate(message, request)
+        # A preflight asks before anything is signed.
+        signature = self._authenticate(message, request) if message.method != "OPTIONS" else None
         if signature is not None and message.method == "GET" and message.raw_head and not connection.outlet.secure:
             self._learn(connection, message, signature, host_bucket)
         assert message.body is not None
