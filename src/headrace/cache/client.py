@@ -172,21 +172,20 @@ class AgentClient:
                 await sign.changed(lambda: False, limits.AGENT_SILENCE_SECONDS_MAX)
             if sign.error is None:
                 self._alive = True
-                if self._unforgotten:  # told before anything is believed
-                    self._owing = asyncio.create_task(self._catch_up())
+                self._owe()  # told before anything is believed
                 return True
         self.suspect(certain=True)
         return False
 
     async def _keep_connected(self) -> None:
-        random, pause = fresh(), limits.AGENT_RETRY_SECONDS_MIN
+        dice, pause = fresh(), limits.AGENT_RETRY_SECONDS_MIN
         while True:
             if self.connected:
                 pause = limits.AGENT_RETRY_SECONDS_MIN
                 self._lost.clear()
                 await self._lost.wait()
             elif not await self._connect():
-                await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+                await asyncio.sleep(pause * dice.uniform(0.5, 1.0))
                 pause = min(2 * pause, limits.AGENT_RETRY_SECONDS_MAX)
 
     def made(self, link: _Link) -> None:
@@ -253,16 +252,24 @@ class AgentClient:
         binding, bucket, key = name
         try:
             await self._done(lambda number: wire.Forget(number, binding, key))
-        except errors.Unavailable:
-            return  # stays noted
+        except (errors.Unavailable, errors.Busy):
+            self._owe()  # stays noted
+            return
         self._unforgotten.pop(name, None)
         if self._words is not None:
             self._words.stamp(stripe(bucket, key))
 
+    def _owe(self) -> None:
+        if self._unforgotten and (self._owing is None or self._owing.done()):
+            self._owing = asyncio.create_task(self._catch_up(), name="headrace agent client, owing")
+
     async def _catch_up(self) -> None:
-        for name in list(self._unforgotten):
-            if self.connected:
-                await self._forget(name)
+        while self._unforgotten and self.connected:
+            for name in list(self._unforgotten):
+                if self.connected:
+                    await self._forget(name)
+            if self._unforgotten:
+                await asyncio.sleep(limits.AGENT_RETRY_SECONDS_MAX)
 
     async def ingest(self, binding: Binding, key: str, info: ObjectInfo, path: Path, asked: float) -> None:
         """Hand over a spool file whose body the origin acknowledged; `asked`: steady time the write was sent.

@@ -64,6 +64,12 @@ class OpenFiles:
         """Do not give this file out again."""
         self._files.pop(segment, None)
 
+    def forget_unlinked(self) -> None:
+        """Do not keep the space of segments that are gone; readers under way keep theirs."""
+        for segment, file in list(self._files.items()):
+            if os.fstat(file.descriptor).st_nlink == 0:
+                del self._files[segment]
+
     def clear(self) -> None:
         """Forget all files."""
         self._files.clear()

@@ -21,6 +21,7 @@ from headrace.media.residency import resident, warm
 from headrace.media.tiers import SegmentPaths
 from headrace.model.objects import FileSlice
 from headrace.wire.agent import Touch
+from headrace.wire.words import INDEX, Words
 
 _INDEX_CHECK_SECONDS = 1.0
 _UNIT = limits.CHECKSUM_UNIT_BYTES
@@ -75,11 +76,13 @@ class Hits:
     memory); what fails is dropped from the cache and treated as missing.
     """
 
-    def __init__(self, index: IndexHandle, paths: SegmentPaths, client: AgentClient) -> None:
+    def __init__(self, index: IndexHandle, paths: SegmentPaths, client: AgentClient, words: Words) -> None:
         self.index = index
         self.files = OpenFiles(paths.path_of)
         self.counts: Counter[str] = Counter()
         self._client = client
+        self._view = words.view
+        self._unlinked = self._view[INDEX]
         self._pool = ThreadPoolExecutor(limits.DEVICE_READS_MAX, thread_name_prefix="headrace-check")
         self._checked: OrderedDict[tuple[int, int], None] = OrderedDict()
         self._touches: list[tuple[bytes, int]] = []
@@ -96,6 +99,9 @@ class Hits:
 
     def find(self, names: Sequence[BlockName]) -> list[Location | None]:
         """Where the blocks lie, as far as the index knows."""
+        if self._view[INDEX] != self._unlinked:  # a segment went: let its bytes go, too
+            self._unlinked = self._view[INDEX]
+            self.files.forget_unlinked()
         index = self.index.current()
         return [None] * len(names) if index is None else index.blocks([block_digest(*name) for name in names])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import Executor
@@ -13,6 +14,7 @@ from headrace.cache.events import Name
 from headrace.media.index import Change, DropMeta, IndexWriter, MetaRecord, PutMeta
 from headrace.model.objects import ObjectInfo
 
+_log = logging.getLogger("headrace.cache")
 _SAME_SECONDS = 1.0
 
 
@@ -28,13 +30,19 @@ class Publisher:
         self._index = index
         self._executor = executor
         self._clock = clock
-        self._queue: list[tuple[tuple[Change, ...], asyncio.Future[None] | None]] = []
+        self._queue: list[tuple[tuple[Change, ...], asyncio.Future[None]]] = []
         self._wake = asyncio.Event()
         self._forgotten: OrderedDict[Name, float] = OrderedDict()
         self._forgotten_all = 0.0
         self._task: asyncio.Task[None] | None = None
+        self._sick_until = 0.0
         self.commits = 0
         self.failures = 0
+
+    @property
+    def sick(self) -> bool:
+        """True for a while after a commit failed: what is filled now could not be found again."""
+        return self._clock.steady() < self._sick_until
 
     def start(self) -> None:
         """Begin to commit."""
@@ -101,19 +109,28 @@ class Publisher:
         queue, self._queue = self._queue, []
         if not queue:
             return
-        changes = [change for some, _ in queue for change in some]
-        error: BaseException | None = None
-        try:
-            await asyncio.get_running_loop().run_in_executor(self._executor, self._index.apply, changes)
-            self.commits += 1
-        except errors.HeadraceError as raised:
-            self.failures += 1
-            error = raised
-        for _, future in queue:
-            if future is None or future.done():
+        error = await self._apply([change for some, _ in queue for change in some])
+        for changes, future in queue:
+            # One record that cannot be stored must not cost the others their place.
+            own = await self._apply(changes) if isinstance(error, errors.Invalid) and len(queue) > 1 else error
+            if future.done():
                 continue
-            if error is None:
+            if own is None:
                 future.set_result(None)
             else:
-                future.set_exception(error)
+                future.set_exception(own)
                 future.exception()  # whoever does not wait for it must not be warned about
+
+    async def _apply(self, changes: Sequence[Change]) -> Exception | None:
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._executor, self._index.apply, changes)
+        except errors.Invalid as error:
+            return error
+        except Exception as error:  # whatever it was, those who wait must hear of it
+            if not self.sick:
+                _log.error("the index cannot be written: reads go around the cache for a while; %s", error)
+            self.failures += 1
+            self._sick_until = self._clock.steady() + limits.TIER_PROBE_SECONDS
+            return error
+        self.commits += 1
+        return None

@@ -116,7 +116,7 @@ class Reader:
         clock: Clock = SYSTEM,
     ) -> None:
         self.client = client
-        self.hits = Hits(index, paths, client)
+        self.hits = Hits(index, paths, client, words)
         self.counts: Counter[str] = Counter()
         """Answers by cache state, and bypasses by reason ("bypass REASON")."""
         self._words = words
@@ -168,10 +168,13 @@ class Reader:
     ) -> Answer:
         known, question = await self._know(binding, origin, key, rule, again=again), None
         if known is None:
-            if byte_range[0] != 0 or (byte_range[1] is not None and byte_range[1] <= limits.RANGE_DIRECT_BYTES_MAX):
+            if _is_small(*byte_range):
                 return await self._first_range(binding, origin, key, byte_range, conditions)
             try:
-                known, question = await self._learn(binding, origin, key, rule)
+                if byte_range[0] == 0:
+                    known, question = await self._learn(binding, origin, key, rule)
+                else:
+                    known = await self._ask(binding, origin, key, rule, None)
             except BypassError as bypass:
                 return await self._pass_by(bypass.reason, origin, key, byte_range, conditions)
         try:
@@ -313,3 +316,9 @@ class Reader:
 
     def _note_bypass(self, reason: str) -> None:
         self.counts[f"bypass {reason}"] += 1
+
+
+def _is_small(start: int, stop: int | None) -> bool:
+    """True for a range that the origin answers sooner than a fill would."""
+    length = -start if start < 0 else None if stop is None else stop - start
+    return length is not None and length <= limits.RANGE_DIRECT_BYTES_MAX

@@ -35,6 +35,7 @@ _TIER_SHIFT = 48
 _RESERVE_SEGMENTS = 3
 _RESERVE_SHARE = 4
 _LIMBO_SHARE = 8
+_FRAME_SLACK_BYTES = 64 * limits.KIB
 _WIDTH_MAX = 1 << 20
 _TYPICAL_BLOCK_BYTES = 256 * limits.KIB
 
@@ -122,6 +123,8 @@ class Shelf:
 
     async def reserve(self, name: BlockName, digest: bytes, length: int) -> Reservation:
         """Room for one block. Raises NoRoomError when it must be read around the cache."""
+        if self._publisher.sick:
+            raise NoRoomError("index-failed")
         well = [shelved for shelved in self.shelved if not shelved.sick]
         if not well:
             raise NoRoomError(self.shelved[0].sick if self.shelved else "no-tier")
@@ -149,7 +152,10 @@ class Shelf:
         except errors.Invalid:
             raise NoRoomError("name-too-long") from None
         except errors.Unavailable as error:
-            if error.kind == "TierFull" and shelved.tier.used_bytes() + 2 * length >= shelved.tier.limit_bytes:
+            if (
+                error.kind == "TierFull"
+                and shelved.tier.used_bytes() + length + _FRAME_SLACK_BYTES > shelved.tier.limit_bytes
+            ):
                 self.counts["tier-full"] += 1
                 return None
             self.failed(shelved.tier.number, error)
