@@ -21,6 +21,7 @@ from headrace.base import limits
 from headrace.base.errors import Conflict, Denied, HeadraceError, Invalid, NotFound, Unavailable
 from headrace.model.objects import NO_CONDITIONS, Attributes, Conditions, ObjectInfo, Version
 from headrace.origin.base import Opened, Origin, Page, Upload
+from headrace.origin.conditions import check_read, key_bytes
 from headrace.origin.obstore_keys import HexKeys, Keys, PlainKeys
 from headrace.origin.obstore_listing import roll_up
 from headrace.origin.s3wire import quoted
@@ -49,6 +50,8 @@ class ObstoreOrigin(Origin):
         self.url = url.text
         self.writable = url.scheme not in {"http", "https"}
         self._scheme = url.scheme
+        self._judges = url.scheme in {"http", "https", "memory"}
+        """Conditions are judged here: web servers never match weak ETags, memory counts parts of a second."""
         self._reads = reads
         self._writes = writes
         self._keys = keys
@@ -83,13 +86,13 @@ class ObstoreOrigin(Origin):
         if wanted is not None:
             options["range"] = wanted
         try:
-            info, result = await self._get(key, options, key_if_match=conditions.if_match)
+            info, result = await self._get(key, options, conditions)
         except Invalid as error:
             if start != 0 or error.kind not in {"InvalidRange", "NotImplemented"}:
                 raise
             # An empty object has no byte 0, and some web servers know no ranges: read whole, and clip.
             options.pop("range", None)
-            info, result = await self._get(key, options, key_if_match=conditions.if_match)
+            info, result = await self._get(key, options, conditions)
         first, last = result.range
         last = last if stop is None else min(last, stop)
         return Opened(info, first, last - first, self._pieces(result, last - first))
@@ -97,6 +100,7 @@ class ObstoreOrigin(Origin):
     async def put(self, key: str, upload: Upload, conditions: Conditions = NO_CONDITIONS) -> ObjectInfo:
         """Store the body whole: at once up to 8 MiB or under conditions, above that in parts. Never retried."""
         self._check_writable()
+        key_bytes(key)
         mode = await self._mode(key, conditions)
         size = upload.size
         bound = limits.ORIGIN_PART_BYTES if mode == "overwrite" else limits.ORIGIN_SINGLE_PUT_BYTES_MAX
@@ -156,16 +160,16 @@ class ObstoreOrigin(Origin):
         except (exceptions.BaseError, OSError, ValueError) as error:
             raise _failure(error, f"list {self.url}") from error
 
-    async def _get(self, key: str, options: Any, key_if_match: tuple[str, ...] = ()) -> tuple[ObjectInfo, Any]:
-        """One GET or HEAD; a web server's ETags are compared here, since weak ones never match there."""
+    async def _get(self, key: str, options: Any, conditions: Conditions = NO_CONDITIONS) -> tuple[ObjectInfo, Any]:
+        """One GET or HEAD. Raises what the store says, and Conflict where conditions are judged here."""
         try:
             path = self._keys.path(key)
         except Invalid as error:
             raise NotFound(error.message) from error
         result = await self._call(obstore.get_async(self._reads, path, options=options or None))
         info = ObjectInfo(key=key, version=_version(result.meta), attributes=_from_store(result.attributes))
-        if key_if_match and "*" not in key_if_match and info.etag not in key_if_match:
-            raise Conflict(f"{self.url}: {key} is another version now", kind="PreconditionFailed")
+        if self._judges or "head" in options:
+            check_read(info, conditions)
         return info, result
 
     async def _call(self, call: Awaitable[T], seconds: float | None = limits.ORIGIN_FIRST_BYTE_SECONDS_MAX) -> T:
@@ -195,7 +199,9 @@ class ObstoreOrigin(Origin):
     def _options(self, conditions: Conditions) -> dict[str, Any]:
         """Conditions as obstore's options."""
         options: dict[str, Any] = {}
-        if conditions.if_match and self._scheme not in {"http", "https"}:
+        if self._judges:
+            return options
+        if conditions.if_match:
             options["if_match"] = ", ".join(map(quoted, conditions.if_match))
         if conditions.if_none_match:
             options["if_none_match"] = ", ".join(map(quoted, conditions.if_none_match))
@@ -216,7 +222,7 @@ class ObstoreOrigin(Origin):
                 f"{self.url}: of conditions on a put only If-Match and If-None-Match: * are supported",
                 kind="NotImplemented",
             )
-        meta = (await self._get(key, {"head": True}, conditions.if_match))[1].meta
+        meta = (await self._get(key, {"head": True}, conditions))[1].meta
         return {name: meta[name] for name in ("e_tag", "version") if meta[name] is not None}
 
     def _check_writable(self) -> None:
@@ -286,9 +292,8 @@ def _version(meta: Any) -> Version:
 
 
 def _unquoted(etag: str | None) -> str:
-    """An ETag as headrace keeps it: no quotes, a weak prefix kept."""
-    text = etag or ""
-    return f"W/{text[2:].strip(chr(34))}" if text.startswith("W/") else text.strip('"')
+    """An ETag as headrace keeps it: no quotes, no weak prefix."""
+    return (etag or "").removeprefix("W/").strip('"')
 
 
 def _to_store(attributes: Attributes) -> dict[str, str]:

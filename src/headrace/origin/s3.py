@@ -12,7 +12,7 @@ import aiohttp
 
 from headrace.base import limits
 from headrace.base.clock import SYSTEM, Clock
-from headrace.base.errors import HeadraceError, Invalid, Unavailable
+from headrace.base.errors import HeadraceError, Invalid, NotFound, Unavailable
 from headrace.model.objects import NO_CONDITIONS, Conditions, ObjectInfo, Version
 from headrace.origin.base import Opened, Origin, Page, Upload
 from headrace.origin.s3body import held_back
@@ -179,8 +179,19 @@ class S3Origin(Origin):
                 return
             raise error
         if response.status >= 300:
-            raise await self.client.failure(response, f"DELETE {self.bucket}/{key}")
+            error = await self.client.failure(response, f"DELETE {self.bucket}/{key}")
+            if error.kind == "PreconditionFailed" and await self._absent(key):
+                return
+            raise error
         response.release()
+
+    async def _absent(self, key: str) -> bool:
+        """True when there is no such object: some servers call that a failed If-Match."""
+        try:
+            await self.head(key)
+        except NotFound:
+            return True
+        return False
 
     async def copy(self, source: str, key: str) -> ObjectInfo:
         """Copy an object inside the bucket at the origin, without its bytes passing here (<= 5 GiB)."""

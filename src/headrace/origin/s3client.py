@@ -329,8 +329,10 @@ class Pieces:
         try:
             piece = await self._response.content.readany()
         except TimeoutError as error:
+            self._response.close()
             raise Late("the origin stopped in the middle of its answer", kind="ServiceUnavailable") from error
         except (aiohttp.ClientError, OSError) as error:
+            self._response.close()
             raise Unavailable(f"the origin cut its answer off: {error}", kind="ServiceUnavailable") from error
         if not piece:
             self._response.release()

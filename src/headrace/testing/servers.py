@@ -85,7 +85,7 @@ def seaweedfs_s3(folder: Path, access_key: str = KEY, secret_key: str = KEY) -> 
     (folder / "data").mkdir()
     command = [
         weed, "-logtostderr", "server", "-s3", f"-dir={folder / 'data'}", f"-s3.config={config}", "-ip=127.0.0.1",
-        "-ip.bind=127.0.0.1", "-master.telemetry=false", "-master.volumeSizeLimitMB=1024", "-volume.max=100",
+        "-ip.bind=127.0.0.1", "-master.telemetry=false", "-master.volumeSizeLimitMB=1024", "-volume.max=1000",
         "-s3.port.iceberg=0", "-s3.port.lance=0", f"-filer.localSocket={folder / 'filer.sock'}",
         f"-s3.localSocket={folder / 's3.sock'}", *[f"-{n}={p}" for n, p in zip((*names, *grpc), ports, strict=True)],
     ]  # fmt: skip
