@@ -2,6 +2,7 @@
 
 from cases.cold import beside_cold, cold_device
 from cases.listing import listing
+from cases.origin import join, miss
 from cases.tail import fairness, tail
 from cases.warm import warm, warm_tls
 from cases.warm_origin import warm_origin
@@ -16,6 +17,8 @@ CASES = {
     "two_workers": two_workers,
     "cold_device": cold_device,
     "beside_cold": beside_cold,
+    "miss": miss,
+    "join": join,
     "put": put,
     "listing": listing,
     "warm_origin": warm_origin,

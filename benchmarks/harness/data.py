@@ -97,17 +97,21 @@ def make_bucket(s3: Any, bucket: str) -> None:
         s3.create_bucket(Bucket=bucket)
 
 
+def gets_of(
+    port: int, keys: list[str], size: int, bucket: str = BUCKET, *, secure: bool = False, verified: bool = False
+) -> list[Wanted]:
+    """Signed GETs of these objects, in this order."""
+    signer = Signer(port, secure=secure)
+    return [Wanted(signer.get(bucket, key), size, 200, checksum(key, size) if verified else 0) for key in keys]
+
+
 def whole_gets(
-    port: int, group: Group, bucket: str = BUCKET, *, copies: int = 1, secure: bool = False, verified: bool = False
+    port: int, group: Group, bucket: str = BUCKET, *, secure: bool = False, verified: bool = False
 ) -> list[Wanted]:
     """Signed GETs of every object of the group, in an order that is random but always the same."""
-    signer = Signer(port, secure=secure)
-    wanted = [
-        Wanted(signer.get(bucket, key), group.size, 200, checksum(key, group.size) if verified else 0)
-        for key in group.keys
-    ]
-    random.Random(11).shuffle(wanted)
-    return wanted * copies
+    keys = group.keys
+    random.Random(11).shuffle(keys)
+    return gets_of(port, keys, group.size, bucket, secure=secure, verified=verified)
 
 
 def range_gets(port: int, group: Group, length: int, count: int, bucket: str = BUCKET) -> list[Wanted]:

@@ -40,7 +40,7 @@ ACCURACY_LEAST = 0.9
 FOLD_SECONDS = 1.5
 EPOCH_SECONDS_MAX = 180.0
 BUCKET = "digits"
-WIDTH = 120
+WIDTH = 100
 """Columns of the table where no terminal says how many there are."""
 ORIGIN, WARM, DEVICE = "origin, cold", "warm", "device, cold"
 EPOCHS = (ORIGIN, WARM, WARM, DEVICE, WARM, WARM, WARM, WARM)
@@ -170,10 +170,10 @@ def train(console: Console, gang: Gang, near: Node, keys: list[str]) -> Iterator
 
 def table(rows: list[Row]) -> Table:
     """All epochs side by side."""
-    title = f"{RANKS} ranks, one near node, an origin {LINE_SECONDS * 1e3:.0f} ms away; memory is the page cache"
+    title = f"{RANKS} ranks, a near node, an origin {LINE_SECONDS * 1e3:.0f} ms away; memory: the page cache"
     shown = Table(title=title, box=box.SIMPLE_HEAD)
-    headings = ("epoch", "read from", "seconds", "data wait", "sibling wait", "images/s", "MB/s")
-    for heading in (*headings, "memory kB", "device kB", "origin kB", "loss"):
+    headings = ("epoch", "read from", "s", "data\nwait", "sibling\nwait", "images\nper s", "MB\nper s")
+    for heading in (*headings, "memory\nkB", "device\nkB", "origin\nkB", "loss"):
         shown.add_column(heading, justify="right", no_wrap=True)
     for number, row in enumerate(rows, 1):
         sources = [f"{row.sources.get(source, 0) / 1e3:,.0f}" for source in ("memory", "device", "origin")]
