@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from hashlib import md5
 from pathlib import Path
 from typing import Self
@@ -17,6 +17,7 @@ from headrace.cache.client import AgentClient
 from headrace.cache.hits import IndexHandle
 from headrace.cache.reader import Answer, Reader
 from headrace.cache.runner import Agent, AgentSettings, TierSettings
+from headrace.media.frames import BlockName
 from headrace.media.index import IndexReader
 from headrace.media.tiers import SegmentPaths
 from headrace.model.bindings import Binding
@@ -230,3 +231,16 @@ async def drain(answer: Answer) -> bytes:
 def noise(size: int, seed: int = 1) -> bytes:
     """Bytes that no two blocks share."""
     return seeded(seed).randbytes(size)
+
+
+async def eventually(holds: Callable[[], object], what: str) -> None:
+    """Wait until `holds()`; a generous bound, so that time decides nothing."""
+    for _ in range(4000):
+        if holds():
+            return
+        await asyncio.sleep(0.005)
+    raise AssertionError(what)
+
+
+def name(node: Node, key: str, block: int = 0) -> BlockName:
+    return BlockName(str(node.binding.id), key, node.origin.objects[key][0], block)

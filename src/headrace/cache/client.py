@@ -274,9 +274,14 @@ class AgentClient:
     async def ingest(self, binding: Binding, key: str, info: ObjectInfo, path: Path, asked: float) -> None:
         """Hand over a spool file whose body the origin acknowledged; `asked`: steady time the write was sent.
 
-        Raises Busy (the cache does not take it), Unavailable (no agent); the caller then removes the file.
+        Raises Busy (the cache does not take it), Unavailable (no agent); the caller then removes the
+        file, and what was known of the object is forgotten.
         """
-        await self._done(lambda number: wire.Ingest(number, binding.id, key, info, str(path), asked))
+        try:
+            await self._done(lambda number: wire.Ingest(number, binding.id, key, info, str(path), asked))
+        except BaseException:
+            await self.forget(binding, key)
+            raise
         if self._words is not None:
             self._words.stamp(stripe(binding.bucket, key))
 

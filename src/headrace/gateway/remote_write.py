@@ -28,18 +28,26 @@ async def put_remote(
 ) -> ObjectInfo:
     """Store a body at a remote origin; durable there on return.
 
-    With a cache the body is kept in a spool file meanwhile, so that it need not be read back. The
-    caller invalidates what was known of the object.
+    With a cache the body is kept in a spool file meanwhile, so that it need not be read back. What
+    was known of the object is forgotten, whatever the outcome; the caller stamps its word.
     """
     reader, folder = context.reader, context.spool
     if reader is None or folder is None or target.binding is None or not reader.client.connected:
-        return await target.origin.put(key, upload, conditions)
+        try:
+            return await target.origin.put(key, upload, conditions)
+        finally:
+            if reader is not None and target.binding is not None:
+                await reader.forget(target.binding, key)
     path = folder / f"{token_hex(16)}.put"
     try:
         size = await _spool(path, upload)
         spooled = Upload(body=_read(path, size), size=size, attributes=upload.attributes, etag=upload.etag)
         asked = clock.steady()
-        info = await target.origin.put(key, spooled, conditions)
+        try:
+            info = await target.origin.put(key, spooled, conditions)
+        except BaseException:  # an unknown outcome, too: it may have been stored
+            await reader.forget(target.binding, key)
+            raise
         try:
             await reader.client.ingest(target.binding, key, info, path, asked)
         except HeadraceError as problem:

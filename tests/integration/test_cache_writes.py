@@ -1,0 +1,87 @@
+"""What is written through a worker, forgotten, or staged."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from cache_world import Node, eventually, noise
+
+from headrace.base import errors, limits
+from headrace.base.clock import steady
+from headrace.model.objects import ObjectInfo
+
+BLOCK = limits.BLOCK_BYTES
+
+
+async def test_a_written_object_is_taken_over_from_its_spool_file(tmp_path: Path) -> None:
+    async with Node(tmp_path, "immutable") as node:
+        data = noise(BLOCK + 4321)
+        asked = steady()
+        version = node.origin.set("a", data)
+        spool = tmp_path / "tier" / "spool" / "one"
+        spool.write_bytes(data)
+        await node.reader.client.ingest(node.binding, "a", ObjectInfo(key="a", version=version), spool, asked)
+        assert not spool.exists()
+        got, answer = await node.get("a")
+        assert (got, answer.cache) == (data, "HIT")
+        assert (node.origin.reads, node.origin.heads["a"]) == (0, 0)
+
+
+async def test_overlapping_writes_leave_no_metadata_to_be_believed(tmp_path: Path) -> None:
+    async with Node(tmp_path, "immutable") as node:
+        asked = steady()
+        infos = []
+        for number in (1, 2):
+            spool = tmp_path / "tier" / "spool" / str(number)
+            spool.write_bytes(noise(5000, number))
+            infos.append((ObjectInfo(key="a", version=node.origin.set("a", noise(5000, number))), spool))
+        for info, spool in reversed(infos):  # the later write is told first
+            await node.reader.client.ingest(node.binding, "a", info, spool, asked)
+        got, _ = await node.get("a")
+        assert got == noise(5000, 2)
+
+
+async def test_forgetting_hides_old_metadata_even_from_an_opening_under_way(tmp_path: Path) -> None:
+    async with Node(tmp_path, "immutable") as node:
+        node.origin.set("a", noise(5000, 1))
+        node.origin.open_gate = asyncio.Event()
+        old = asyncio.create_task(node.get("a"))
+        await eventually(lambda: node.origin.reads == 1, "no fill began")
+        node.origin.set("a", noise(5000, 2))
+        await node.reader.forget(node.binding, "a")
+        node.origin.open_gate.set()
+        await old
+        await node.settled()
+        got, _ = await node.get("a")
+        assert got == noise(5000, 2)
+
+
+async def test_what_changed_while_there_was_no_agent_is_told_to_the_next_one(tmp_path: Path) -> None:
+    async with Node(tmp_path, "immutable") as node:
+        node.origin.set("a", noise(5000, 1))
+        await node.get("a")
+        await node.settled()
+        await node.stop_agent()
+        await eventually(lambda: not node.reader.client.connected, "still connected")
+        node.origin.set("a", noise(5000, 2))
+        await node.reader.forget(node.binding, "a")
+        assert not node.reader.client.trusted
+        await node.start_agent()
+        await eventually(lambda: node.reader.client.trusted, "the change is not told")
+        got, _ = await node.get("a")
+        assert got == noise(5000, 2)
+
+
+async def test_staging_brings_a_whole_object_in(tmp_path: Path) -> None:
+    async with Node(tmp_path, "immutable") as node:
+        data = noise(5 * BLOCK + 3)
+        node.origin.set("a", data)
+        await node.reader.client.stage(node.binding, "a")
+        await eventually(lambda: node.origin.reads == 6, "not all blocks are asked for")
+        await node.settled()
+        got, answer = await node.get("a")
+        assert (got, answer.cache, node.origin.reads) == (data, "HIT", 6)
+        with pytest.raises(errors.NotFound):
+            await node.reader.client.stage(node.binding, "missing")
