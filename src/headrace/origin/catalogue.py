@@ -105,9 +105,9 @@ class _Ticket:
         self.error: BaseException | None = None
 
 
-def translate(error: Exception) -> HeadraceError:
-    """SQLite's and the system's errors as headrace's."""
-    if isinstance(error, HeadraceError):
+def translate(error: Exception) -> Exception:
+    """SQLite's and the system's errors as headrace's; others as they are."""
+    if not isinstance(error, (sqlite3.Error, OSError)):
         return error
     if isinstance(error, sqlite3.OperationalError) and "full" in str(error):
         return Unavailable("no space left for the catalogue: free some space or grow the file system")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -40,7 +41,7 @@ def choose(wanted: Sequence[CompletePart], stored: Mapping[int, StoredPart]) -> 
         raise Invalid(f"a completed upload has 1 to {PART_NUMBER_MAX} parts, not {len(wanted)}", kind="MalformedXML")
     chosen: list[StoredPart] = []
     before = 0
-    for part in wanted:
+    for part in itertools.starmap(CompletePart, wanted):
         if part.number <= before:
             raise Invalid("the parts must be in ascending order, each once", kind="InvalidPartOrder")
         before = part.number

@@ -60,7 +60,7 @@ def copy_extents(bodies: Bodies, extents: Sequence[Extent], algorithms: Sequence
     if pieces and len(pieces) == len(extents):
         return _linked(bodies, pieces, algorithms)
     if not extents:
-        return Copied([], 0, EMPTY_MD5, {})
+        return Copied([], 0, EMPTY_MD5, {algorithm: Checksum(algorithm).value() for algorithm in algorithms})
     writer = BodyWriter(bodies, algorithms)
     try:
         for block in _read(extents):

@@ -71,8 +71,8 @@ class ReadyFiles:
     def _refill(self) -> None:
         while True:
             self._wanted.wait()
+            self._wanted.clear()
             if self._closed:
                 return
             with contextlib.suppress(OSError):  # whoever needs a file next makes it himself and meets the error
                 self._stock.extend(self._create(STORE_READY_FILES_MAX - len(self._stock)))
-            self._wanted.clear()

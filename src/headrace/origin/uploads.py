@@ -12,7 +12,7 @@ from headrace.model.objects import NO_ATTRIBUTES, NO_CONDITIONS, Attributes, Con
 from headrace.origin.base import Located, Upload
 from headrace.origin.bodies import EMPTY_MD5, BodyWriter, Piece
 from headrace.origin.catalogue import Transaction
-from headrace.origin.checksums import ALGORITHMS, default_type
+from headrace.origin.checksums import ALGORITHMS, Checksum, default_type
 from headrace.origin.complete import CompletePart, check_expected, choose, object_checksums, version_of
 from headrace.origin.conditions import key_bytes, resolve_range
 from headrace.origin.local import cut
@@ -92,7 +92,8 @@ class StoreUploads(StoreObjects):
 
             def operation(transaction: Transaction, writer: BodyWriter | None) -> PartInfo:
                 if writer is None:
-                    return self._place(transaction, upload_id, PartInfo(number, 0, EMPTY_MD5, 0, said), [])
+                    nothing = {algorithm: Checksum(algorithm).value() for algorithm in algorithms}
+                    return self._place(transaction, upload_id, PartInfo(number, 0, EMPTY_MD5, 0, nothing | said), [])
                 part = PartInfo(number, writer.size, writer.md5, 0, writer.checksums | said)
                 return self._place(transaction, upload_id, part, [writer.piece])
 
