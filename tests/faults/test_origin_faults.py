@@ -20,7 +20,7 @@ from headrace.testing.origins import pieces, read, upload
 from headrace.testing.servers import S3Server
 
 DATA = rng.seeded("faults").randbytes(3_000_000)
-QUICK = Timeouts(connect=1.0, first_byte=1.0, stall=0.5)
+QUICK = Timeouts(connect=3.0, first_byte=4.0, stall=2.0)
 
 
 @pytest_asyncio.fixture
@@ -72,7 +72,7 @@ async def test_a_stalled_body_ends_in_time(proxy: FaultProxy, origin: S3Origin) 
     proxy.add("stall", "GET .*object", after=500_000)
     opened = await origin.open("object")
     with pytest.raises(Unavailable):
-        await asyncio.wait_for(collect(opened, bytearray()), 10)
+        await asyncio.wait_for(collect(opened, bytearray()), 20)
 
 
 async def test_a_slow_first_byte_is_unavailable_in_time_and_not_tried_again(
@@ -80,7 +80,7 @@ async def test_a_slow_first_byte_is_unavailable_in_time_and_not_tried_again(
 ) -> None:
     proxy.add("delay", "GET .*object", seconds=30, times=None)
     with pytest.raises(Unavailable):
-        await asyncio.wait_for(origin.open("object"), 10)
+        await asyncio.wait_for(origin.open("object"), 20)
     assert proxy.count("GET .*object") == 1
 
 

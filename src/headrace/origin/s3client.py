@@ -166,7 +166,9 @@ class S3Client:
         body: bytes | Body | None, length: int | None, what: str,
     ) -> aiohttp.ClientResponse:  # fmt: skip
         """The request itself, each wait under its deadline."""
-        limit = aiohttp.ClientTimeout(total=None, sock_connect=self.timeouts.connect, sock_read=self.timeouts.stall)
+        limit = aiohttp.ClientTimeout(
+            total=None, sock_connect=self.timeouts.connect, sock_read=self.timeouts.first_byte
+        )
         watched: Watched | None = None
         try:
             async with asyncio.timeout(self.timeouts.first_byte) as deadline:
@@ -174,10 +176,14 @@ class S3Client:
                 if body is not None and not isinstance(body, bytes):
                     watched = Watched(body, length or 0, deadline, self.timeouts.stall, self.timeouts.first_byte)
                     data = watched
-                return await session.request(
+                response = await session.request(
                     method, URL(url, encoded=True), data=data, headers=headers, timeout=limit, allow_redirects=False,
                     proxy=self._proxy(url),
                 )  # fmt: skip
+            connection = response.connection
+            if connection is not None and connection.protocol is not None:
+                connection.protocol.read_timeout = self.timeouts.stall  # from the next bytes on
+            return response
         except TimeoutError as error:
             self._source_error(watched)
             raise Late(f"{what}: the origin did not answer in time", kind="ServiceUnavailable") from error

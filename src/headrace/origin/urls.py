@@ -45,7 +45,7 @@ class OriginUrl:
     is what every key is put behind, "" or ending in "/"; `path` is a folder on this machine.
     """
 
-    text: str
+    text: str = field(repr=False)
     scheme: str
     bucket: str = ""
     prefix: str = ""

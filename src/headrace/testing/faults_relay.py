@@ -176,15 +176,17 @@ class Front(asyncio.Protocol):
 
     async def _connect(self) -> None:
         try:
-            transport, self._back = await asyncio.get_running_loop().create_connection(
-                lambda: Back(self), *self._proxy.upstream
-            )
+            transport, _ = await asyncio.get_running_loop().create_connection(self._new_back, *self._proxy.upstream)
         except OSError:
             self.abort()
             return
         transport.set_write_buffer_limits(MIB)
         self.up.begin(transport, self.transport)
         self.down.begin(self.transport, transport)
+
+    def _new_back(self) -> Back:
+        self._back = Back(self)
+        return self._back
 
     def answered(self) -> None:
         """The origin's final answer has begun: a chunked request has ended, and the next may come."""
