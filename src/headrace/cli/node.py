@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -67,11 +68,12 @@ def up(
 
 
 def announce(endpoint: str, new_key: AccessKey | None) -> None:
-    """Tell a person where the node is and what to paste."""
-    print(f"headrace serves S3 at {endpoint}")
-    print(f"export AWS_ENDPOINT_URL={endpoint}")
+    """Tell a person where the node is and what to paste; a node goes on when nobody listens."""
+    lines = [f"headrace serves S3 at {endpoint}", f"export AWS_ENDPOINT_URL={endpoint}"]
     if new_key is not None:
-        print(f"export AWS_ACCESS_KEY_ID={new_key.access_key}")
-        print(f"export AWS_SECRET_ACCESS_KEY={new_key.secret_key}")
-        print("This admin key was made now; its secret is not shown again.")
-    print("Stop with Ctrl-C. `headrace key create` makes more keys, `headrace doctor` checks this machine.", flush=True)
+        lines.append(f"export AWS_ACCESS_KEY_ID={new_key.access_key}")
+        lines.append(f"export AWS_SECRET_ACCESS_KEY={new_key.secret_key}")
+        lines.append("This admin key was made now; its secret is not shown again.")
+    lines.append("Stop with Ctrl-C. `headrace key create` makes more keys, `headrace doctor` checks this machine.")
+    with contextlib.suppress(OSError):
+        print("\n".join(lines), flush=True)

@@ -170,7 +170,7 @@ class Supervisor:
         return f"http{'s' if self.settings.tls_cert else ''}://{f'[{host}]' if ':' in host else host}:{port}"
 
     def _catch_signals(self) -> socket.socket:
-        """SIGTERM and SIGINT ask to stop; they and SIGCHLD wake the selector."""
+        """SIGTERM, SIGINT and SIGHUP ask to stop; they and SIGCHLD wake the selector."""
         reader, writer = socket.socketpair()
         reader.setblocking(False)
         writer.setblocking(False)
@@ -182,6 +182,7 @@ class Supervisor:
 
         signal.signal(signal.SIGTERM, stop)
         signal.signal(signal.SIGINT, stop)
+        signal.signal(signal.SIGHUP, stop)
         signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
         self._selector.register(reader, selectors.EVENT_READ, None)
         return reader
@@ -193,7 +194,7 @@ class Supervisor:
         if self._new_key is not None and not self._state.announced:
             preparation.forget_key(self.layout, self._new_key)  # it was never shown, so nobody could ever use it
         signal.set_wakeup_fd(-1)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
         wakeup.close()
         self._writer.close()
