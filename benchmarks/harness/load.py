@@ -78,8 +78,11 @@ class LoadGenerator:
         return [*machine.pinned(machine.CLIENT_CORE, self.realtime), str(self.program), *arguments]
 
     def start(self, port: int, file: Path, **options: float | bool) -> subprocess.Popen[bytes]:
-        """Start a run in the background, to load a server while another run measures."""
-        return subprocess.Popen(self.command(port, file, **options), stdout=subprocess.PIPE)
+        """Start a run in the background, to load a server while another run measures; it gives way to that one."""
+        command = self.command(port, file, **options)
+        if self.realtime:
+            command = command[command.index(str(self.program)) :]
+        return subprocess.Popen(command, stdout=subprocess.PIPE)
 
     def run(self, port: int, file: Path, process_ids: Sequence[int], **options: float | bool) -> Sample:
         """One run. Raises BadAnswers when any answer was wrong."""
