@@ -8,21 +8,28 @@ for the caller's own buckets and those nobody owns, an Allow of the policy, or a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 from urllib.parse import parse_qsl
 
 from headrace.base import clock
 from headrace.base.errors import Denied, HeadraceError, Invalid, NotFound
 from headrace.gateway import acl
-from headrace.gateway.keyring import user_id
+from headrace.gateway.keyring import Keyring, user_id
 from headrace.gateway.messages import Identity, Request
 from headrace.gateway.policy import ALLOW, DENY, Policy, compile_policy
 from headrace.gateway.policy_conditions import Facts
+from headrace.gateway.targets import BucketTarget
 from headrace.model.objects import ObjectInfo
 from headrace.origin.store_bucket import StoreBucket
 
-if TYPE_CHECKING:
-    from headrace.gateway.context import BucketTarget, Context
+
+class Context(Protocol):
+    """What judging needs of a worker's context."""
+
+    keyring: Keyring
+
+    def resolve(self, bucket: str) -> BucketTarget:
+        """What the bucket stands for. Raises NotFound (NoSuchBucket)."""
 
 
 class Need(NamedTuple):

@@ -31,11 +31,11 @@ _CANNED: dict[str, tuple[tuple[str, str], ...]] = {
     "log-delivery-write": ((LOG_DELIVERY, "WRITE"), (LOG_DELIVERY, "READ_ACP")),
 }
 _HEADERS = {
-    "GrantFullControl": "FULL_CONTROL",
     "GrantRead": "READ",
-    "GrantReadACP": "READ_ACP",
     "GrantWrite": "WRITE",
+    "GrantReadACP": "READ_ACP",
     "GrantWriteACP": "WRITE_ACP",
+    "GrantFullControl": "FULL_CONTROL",
 }
 _GRANTEE = re.compile(r'\s*(id|uri|emailAddress)\s*=\s*"?([^",]*)"?\s*\Z', re.IGNORECASE)
 
@@ -164,9 +164,9 @@ def from_document(document: Mapping[str, Any], owner_id: str, known: Known) -> s
 
 
 def to_document(text: str, owner: Mapping[str, str], display_name: Callable[[str], str]) -> dict[str, Any]:
-    """The members Owner and Grants of an ACL answer; `owner` holds ID and DisplayName."""
+    """The members Owner and Grants of an ACL answer, groups first; `owner` holds ID and DisplayName."""
     grants = []
-    for grant in grants_of(text, owner["ID"]):
+    for grant in sorted(grants_of(text, owner["ID"]), key=lambda grant: not grant.grantee.startswith("http://")):
         if grant.grantee.startswith("http://"):
             grantee = {"Type": "Group", "URI": grant.grantee}
         else:

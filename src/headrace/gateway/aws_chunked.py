@@ -23,7 +23,7 @@ _HEADER = re.compile(rb"([0-9a-fA-F]{1,16})(?:;chunk-signature=([0-9a-f]{64}))?\
 _TRAILER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\x21-\x7e]+)[ \t]*\r?\n\Z")
 
 
-class ChunkEnd(NamedTuple):
+class AwsChunkEnd(NamedTuple):
     """All data of a chunk was yielded. `signature` is "" in unsigned framing."""
 
     size_bytes: int
@@ -37,12 +37,12 @@ class Trailers(NamedTuple):
     signature: str
 
 
-Token = bytes | ChunkEnd | Trailers
+Token = bytes | AwsChunkEnd | Trailers
 
 _HEAD, _DATA, _DATA_END, _TRAIL, _DONE = range(5)
 
 
-class ChunkDecoder:
+class AwsChunkDecoder:
     """Feed bytes as they come; tokens come out as soon as they are known.
 
     `signed`: every chunk carries a signature. `trailing`: trailer lines follow the last chunk. Raises
@@ -57,7 +57,7 @@ class ChunkDecoder:
         self._state = _HEAD
         self._line = bytearray()
         self._left = 0
-        self._end = ChunkEnd(0, "")
+        self._end = AwsChunkEnd(0, "")
         self._short = False
         self._fields: list[tuple[str, str]] = []
         self._trailer_signature = ""
@@ -121,7 +121,7 @@ class ChunkDecoder:
         size = int(found[1], 16)
         if size > PUT_BYTES_MAX:
             raise Invalid("A chunk is larger than the largest object.", kind="InvalidChunkSizeError")
-        self._end = ChunkEnd(size, (found[2] or b"").decode())
+        self._end = AwsChunkEnd(size, (found[2] or b"").decode())
         if size == 0:
             self._state = _TRAIL
             yield self._end

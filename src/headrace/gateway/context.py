@@ -1,21 +1,19 @@
-"""What one worker's operations share, and what a bucket's name stands for."""
+"""What one worker's operations share."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from headrace.base.errors import NotFound
 from headrace.base.limits import TARGETS_MAX
 from headrace.gateway import access
-from headrace.gateway.acl import PRIVATE
 from headrace.gateway.files import OpenFiles
 from headrace.gateway.keyring import Keyring, user_id
 from headrace.gateway.messages import Identity, Request
-from headrace.model.bindings import Binding
-from headrace.origin.base import Origin
+from headrace.gateway.targets import FILE, PROXY, REMOTE, STORE, Bindings, BucketTarget, NoBindings, store_target
 from headrace.origin.store import Store
 from headrace.telemetry.metrics import Metrics
 from headrace.telemetry.records import Ring
@@ -24,92 +22,13 @@ from headrace.wire.words import BINDINGS, EPOCH, Words, stripe
 if TYPE_CHECKING:
     from headrace.cache.reader import Reader
 
+__all__ = [
+    "FILE", "PROXY", "REGION", "REMOTE", "STORE", "Bindings", "BucketTarget", "Context", "NoBindings", "store_target",
+]  # fmt: skip
+
 REGION = "us-east-1"
 NODE_USER = "headrace"
 """Who owns what no user owns, in answers."""
-STORE, FILE, REMOTE, PROXY = "store", "file", "remote", "proxy"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BucketTarget:
-    """A bucket by its name: where its objects lie, whose it is, and who may use it.
-
-    `kind`: STORE (embedded store), FILE (a folder), PROXY (an S3 origin, which answers itself what
-    headrace doesn't), REMOTE (any other origin). `store` holds the bucket's documents, of a STORE only.
-    `owner` is a user's name, "" for a bucket that nobody owns. `acl` is a text as of `gateway.acl`,
-    `policy` the document or None.
-    """
-
-    bucket: str
-    origin: Origin
-    kind: str
-    binding: Binding | None = None
-    store: Store | None = None
-    owner: str = ""
-    acl: str = PRIVATE
-    policy: str | None = None
-    created_ms: int = 0
-    region: str = ""
-
-    @property
-    def owner_id(self) -> str:
-        """Canonical id of the owner; "" when there is none."""
-        return user_id(self.owner) if self.owner else ""
-
-
-class Bindings(Protocol):
-    """The buckets bound to origins, and the accounts whose buckets appear by themselves."""
-
-    def target(self, bucket: str) -> BucketTarget | None:
-        """The bound bucket, None when the name is not bound; no network is asked."""
-
-    def listed(self) -> Sequence[BucketTarget]:
-        """Every bound bucket, those found in accounts included."""
-
-    async def discover(self, bucket: str) -> bool:
-        """Look for a bucket in the accounts; True when `target` knows it now."""
-
-    def account_target(self, bucket: str) -> BucketTarget | None:
-        """The target a new bucket gets when buckets are made in an account; None: in the embedded store."""
-
-
-class NoBindings:
-    """Nothing but the embedded store."""
-
-    def target(self, bucket: str) -> BucketTarget | None:  # noqa: ARG002 - the promise of Bindings
-        """Nothing is bound."""
-        return None
-
-    def listed(self) -> Sequence[BucketTarget]:
-        """Nothing is bound."""
-        return ()
-
-    async def discover(self, bucket: str) -> bool:  # noqa: ARG002 - the promise of Bindings
-        """There is no account."""
-        return False
-
-    def account_target(self, bucket: str) -> BucketTarget | None:  # noqa: ARG002 - the promise of Bindings
-        """Buckets are made in the embedded store."""
-        return None
-
-
-def store_target(store: Store, bucket: str, binding: Binding | None = None) -> BucketTarget | None:
-    """A bucket of an embedded store with its documents; None when it doesn't exist."""
-    info = store.bucket_now(bucket)
-    if info is None:
-        return None
-    return BucketTarget(
-        bucket=bucket,
-        origin=store.bucket(bucket),
-        kind=STORE,
-        binding=binding,
-        store=store,
-        owner=info.owner,
-        acl=store.document_now(bucket, "acl") or info.attributes.get("acl", PRIVATE),
-        policy=store.document_now(bucket, "policy"),
-        created_ms=info.created_ms,
-        region=info.attributes.get("region", ""),
-    )
 
 
 @dataclass(slots=True, kw_only=True)

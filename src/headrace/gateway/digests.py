@@ -41,7 +41,7 @@ class Digest(Protocol):
 class Announced:
     """What the body must turn out to be.
 
-    `length`: decoded bytes, None when unknown. `framed`: aws-chunked; `signed_chunks`: with a
+    `length`: decoded bytes, None when unknown. `framed`: aws-chunked; `chunked_signed`: with a
     signature each; `trailing`: names of announced trailers. `sha256`: hex, "" when not announced.
     `md5`: raw, b"" when not announced. `expected`: flexible checksums (algorithm -> base64).
     `digests`: algorithms to compute.
@@ -49,7 +49,7 @@ class Announced:
 
     length: int | None
     framed: bool = False
-    signed_chunks: bool = False
+    chunked_signed: bool = False
     trailing: tuple[str, ...] = ()
     sha256: str = ""
     md5: bytes = b""
@@ -79,7 +79,7 @@ def announced_by(request: Request, payload_hash: str | None, *, chunked: bool) -
         raise Denied("A payload of signed chunks needs a signed request.")
     has_body = request.method in ("PUT", "POST")
     found = Announced(length=_length(request, framed=framed, chunked=chunked), framed=framed)
-    found.signed_chunks = framed and mode != STREAMING_UNSIGNED
+    found.chunked_signed = framed and mode != STREAMING_UNSIGNED
     if framed and mode != STREAMING_SIGNED:
         found.trailing = _trailing(request)
     if not framed and mode != UNSIGNED and has_body:

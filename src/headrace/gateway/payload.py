@@ -18,7 +18,7 @@ from typing import Protocol
 
 from headrace.base.errors import Denied, Invalid
 from headrace.base.limits import HASH_INLINE_BYTES_MAX, HASH_THREADS
-from headrace.gateway.aws_chunked import ChunkDecoder, ChunkEnd, Trailers
+from headrace.gateway.aws_chunked import AwsChunkDecoder, AwsChunkEnd, Trailers
 from headrace.gateway.digests import CHECKSUM_PREFIX, Announced, announced_by, digest_of
 from headrace.gateway.messages import Request
 
@@ -27,7 +27,7 @@ EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
 _pool = ThreadPoolExecutor(max_workers=HASH_THREADS, thread_name_prefix="headrace-hash")
 
 
-class ChunkSigner(Protocol):
+class AwsChunkSigner(Protocol):
     """What the verified head of a request says about its body; `sigv4.Signature` is one."""
 
     @property
@@ -59,12 +59,12 @@ class Payload:
     announced. `length` is the announced decoded length or None.
     """
 
-    def __init__(self, raw: AsyncIterator[bytes], announced: Announced, signer: ChunkSigner | None) -> None:
+    def __init__(self, raw: AsyncIterator[bytes], announced: Announced, signer: AwsChunkSigner | None) -> None:
         self._raw = raw
         self._announced = announced
-        self._chain = _SignatureChain(signer) if signer is not None and announced.signed_chunks else None
+        self._chain = _SignatureChain(signer) if signer is not None and announced.chunked_signed else None
         self._decoder = (
-            ChunkDecoder(signed=announced.signed_chunks, trailing=bool(announced.trailing))
+            AwsChunkDecoder(signed=announced.chunked_signed, trailing=bool(announced.trailing))
             if announced.framed
             else None
         )
@@ -122,16 +122,16 @@ class Payload:
             for token in decoder.feed(piece):
                 if isinstance(token, bytes):
                     yield token
-                elif isinstance(token, ChunkEnd):
-                    await self._on_chunk(token)
+                elif isinstance(token, AwsChunkEnd):
+                    await self._on_aws_chunk(token)
                 else:
                     self._on_trailers(token)
         decoder.finish()
 
-    async def _on_chunk(self, end: ChunkEnd) -> None:
+    async def _on_aws_chunk(self, end: AwsChunkEnd) -> None:
         if self._chain is not None:
             await self._settle()
-            self._chain.check_chunk(end.signature)
+            self._chain.check_aws_chunk(end.signature)
 
     def _on_trailers(self, trailers: Trailers) -> None:
         announced = self._announced
@@ -193,7 +193,7 @@ class Payload:
 class _SignatureChain:
     """Signatures of chunks, each over the one before, and of the trailers."""
 
-    def __init__(self, signer: ChunkSigner) -> None:
+    def __init__(self, signer: AwsChunkSigner) -> None:
         self._key = signer.signing_key
         self._suffix = f"{signer.amz_date}\n{signer.scope}\n"
         self._previous = signer.seed_signature
@@ -203,7 +203,7 @@ class _SignatureChain:
         """Take in data of the current chunk."""
         self._data.update(piece)
 
-    def check_chunk(self, signature: str) -> None:
+    def check_aws_chunk(self, signature: str) -> None:
         """Verify the chunk whose data was taken in. Raises Denied (SignatureDoesNotMatch)."""
         text = f"AWS4-HMAC-SHA256-PAYLOAD\n{self._suffix}{self._previous}\n{EMPTY_SHA256}\n{self._data.hexdigest()}"
         self._data = hashlib.sha256()
@@ -232,7 +232,7 @@ def _incomplete(received: int, announced: int) -> Invalid:
 
 
 def open_payload(
-    request: Request, raw: AsyncIterator[bytes], signer: ChunkSigner | None, *, chunked: bool = False
+    request: Request, raw: AsyncIterator[bytes], signer: AwsChunkSigner | None, *, chunked: bool = False
 ) -> Payload:
     """Decide from the head how the body is read, and set `request.body` and `request.content_length`.
 

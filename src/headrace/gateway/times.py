@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from calendar import timegm
 from datetime import UTC, datetime
 from email.utils import parsedate
 from functools import lru_cache
@@ -45,6 +44,6 @@ def parse_time(text: str) -> float | None:
             seconds = float(text)
             return seconds if seconds < 1e11 else None
         fields = parsedate(text)
-        return None if fields is None else float(timegm(fields))
+        return None if fields is None else datetime(*fields[:6], tzinfo=UTC).timestamp()
     except (ValueError, OverflowError):
         return None
