@@ -28,7 +28,8 @@ from headrace.testing.origins import broken, every_page, read, upload
 KEYS = st.text(st.sampled_from("ab/-0\0é\U0001f600"), min_size=1, max_size=6)
 BODIES = st.integers(0, 3).flatmap(lambda kind: st.binary(max_size=(0, 9, 300, 90_000)[kind]))
 TAGS = st.dictionaries(st.sampled_from("xyz"), st.text(max_size=3), max_size=2)
-MEMORY = Path("/dev/shm")  # noqa: S108 - what is tested here is no durability, and an fsync there is free
+MEMORY = Path("/dev/shm")
+"""What is tested here is no durability, and an fsync in memory is free."""
 FIVE_MIB = bytes(5 * 1024 * 1024)
 
 
