@@ -46,6 +46,7 @@ def test_reads_show_in_the_metrics(node):
 
     wait_until(counted)
     text = node.get("/_headrace/metrics")[1]
+    assert re.search(rb'headrace_requests_total\{operation="PutObject",result="ok"\} [1-9]', text)
     for name in (b"headrace_build_info", b"headrace_cache_capacity_bytes", b"headrace_connections_open"):
         assert name in text
 

@@ -55,9 +55,20 @@ _PLAIN_WRITE_HEADERS = (
 async def handle(context: Context, request: Request) -> Response:
     """The answer to a request; never raises for what a request may be or meet."""
     try:
-        return await _answer(context, request)
+        response = await _answer(context, request)
     except Exception as error:  # the border: every failure is told in S3's way
-        return error_response(request, error)
+        response = error_response(request, error)
+    _count(context, request, response)
+    return response
+
+
+def _count(context: Context, request: Request, response: Response) -> None:
+    """Count every call but object reads, which leave a record each."""
+    if context.metrics is None:
+        return
+    name = operation_of(request.method, bool(request.bucket), bool(request.key), request.params, request.headers)
+    if name != "GetObject":
+        context.metrics.count_request(name if name in OPERATIONS else "Other", response.status)
 
 
 async def _answer(context: Context, request: Request) -> Response:
