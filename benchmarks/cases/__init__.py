@@ -1,5 +1,6 @@
 """The cases of `make bench`, by the name that --only takes."""
 
+from cases.adopt import adopt
 from cases.cold import beside_cold, cold_device
 from cases.listing import listing
 from cases.origin import join, miss
@@ -19,6 +20,7 @@ CASES = {
     "beside_cold": beside_cold,
     "miss": miss,
     "join": join,
+    "adopt": adopt,
     "put": put,
     "listing": listing,
     "warm_origin": warm_origin,
