@@ -7,6 +7,8 @@ import re
 import signal
 import socket
 import threading
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -31,6 +33,16 @@ def test_health_is_open_and_the_rest_asks_for_keys(node):
     access_key, secret_key = re.findall(r'_key": "(\w+)"', made)
     assert node.get("/_headrace/metrics", access_key, secret_key)[0] == 200
     assert node.get("/_headrace/status", access_key, secret_key)[0] == 403
+
+
+def test_a_call_that_is_none_of_s3s_is_answered_and_counted(node):
+    url = node.client().generate_presigned_url("get_object", Params={"Bucket": "b-one", "Key": "k"})
+    request = urllib.request.Request(url, method="PATCH")
+    with pytest.raises(urllib.error.HTTPError) as raised:
+        urllib.request.urlopen(request, timeout=30)
+    with raised.value as answer:
+        assert 400 <= answer.code < 500
+    assert node.client().list_buckets()["ResponseMetadata"]["HTTPStatusCode"] == 200
 
 
 def test_reads_show_in_the_metrics(node):

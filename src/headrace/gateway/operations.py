@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
-from headrace.base.errors import Denied, Invalid, NotFound
+from headrace.base.errors import Denied, HeadraceError, Invalid, NotFound
 from headrace.base.limits import XML_BODY_BYTES_MAX
 from headrace.gateway import buckets, listing
 from headrace.gateway.bucket_documents import DOCUMENT_OPERATIONS
@@ -66,7 +66,10 @@ def _count(context: Context, request: Request, response: Response) -> None:
     """Count every call but object reads, which leave a record each."""
     if context.metrics is None:
         return
-    name = operation_of(request.method, bool(request.bucket), bool(request.key), request.params, request.headers)
+    try:
+        name = operation_of(request.method, bool(request.bucket), bool(request.key), request.params, request.headers)
+    except HeadraceError:  # no operation of S3
+        name = ""
     if name != "GetObject":
         context.metrics.count_request(name if name in OPERATIONS else "Other", response.status)
 
