@@ -137,5 +137,5 @@ class World(RuleBasedStateMachine):
         assert not self.fills.fills
 
 
-World.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+World.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
 TestFills = World.TestCase

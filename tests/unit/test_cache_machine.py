@@ -105,6 +105,14 @@ def test_a_parked_question_is_asked_again_when_the_opening_finds_nothing() -> No
     ]
 
 
+def test_an_opening_whose_only_waiter_wanted_another_version_is_not_left_behind() -> None:
+    drive = Driver(Budget(fills=4, prefetch_fills=0))
+    drive(ask(1, None))
+    drive(ask(2, V2))
+    drive(Left(1))
+    assert drive(Opened(1, V1, 1000)) == [Stop(1), Begin(2, NAME, V2, 0, True)]
+
+
 def test_an_opening_that_was_forgotten_is_not_joined() -> None:
     drive = Driver()
     drive(ask(1, None))
@@ -179,6 +187,14 @@ def test_queues_are_bounded() -> None:
     assert drive(ask(3, block=3)) == [TellBypass(3, "queue-full")]
     drive(ask(4, block=4, demand=False))
     assert drive(ask(5, block=5, demand=False)) == [TellBypass(5, "prefetch-budget")]
+
+
+def test_a_prefetch_is_not_promoted_into_a_full_queue() -> None:
+    drive = Driver(Budget(fills=1, queue=1))
+    drive(ask(1, block=1))
+    drive(ask(2, block=2))
+    drive(ask(3, block=3, demand=False))
+    assert drive(ask(4, block=3)) == [TellBypass(4, "queue-full")]
 
 
 def test_a_fill_past_its_deadline_is_stopped_and_its_waiters_told() -> None:

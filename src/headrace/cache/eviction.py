@@ -114,8 +114,8 @@ class Eviction:
         self.segments: dict[int, Segment] = {}
         self.filled_bytes = 0
         self.reappended_bytes = 0
-        self.main_bytes = 0
-        """Bytes in main segments."""
+        self.transient_bytes = 0
+        """Bytes in transient segments."""
         self._blocks = 0
         self._worst: tuple[Segment, int] | None = None
 
@@ -236,8 +236,8 @@ class Eviction:
         return self._blocks
 
     def _resize(self, segment: Segment, size_bytes: int) -> None:
-        if segment.kind == MAIN:
-            self.main_bytes += size_bytes - segment.size_bytes
+        if segment.kind == TRANSIENT:
+            self.transient_bytes += size_bytes - segment.size_bytes
         segment.size_bytes = size_bytes
 
     def _least(self) -> Segment | None:

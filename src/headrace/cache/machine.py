@@ -160,10 +160,9 @@ class Fills:
                 return
             opening = self.fills.get(self.openings.get(event.name, 0))
             if event.block == 0 and opening is not None and opening.version is None:
-                if event.waiter is not None:
+                if event.waiter is not None and self._promote(opening, event.waiter, event.demand, out):
                     opening.parked[event.waiter] = (event.version, event.length, event.demand)
                     self.waiting[event.waiter] = opening.number
-                    self._promote(opening, event.demand)
                 return
         self._new(event, now, out)
 
@@ -197,7 +196,8 @@ class Fills:
         self._add(fill, event.waiter, event.demand, out)
 
     def _add(self, fill: Fill, waiter: int, demand: bool, out: list[Instruction]) -> None:
-        self._promote(fill, demand)
+        if not self._promote(fill, waiter, demand, out):
+            return
         if fill.stage in ("running", "landed"):
             out.append(TellStarted(waiter, fill.number, fill.ready))
         if fill.stage == "landed":
@@ -206,16 +206,20 @@ class Fills:
         fill.waiters[waiter] = None
         self.waiting[waiter] = fill.number
 
-    def _promote(self, fill: Fill, demand: bool) -> None:
-        """Turn a prefetch that somebody needs now into a demand fill."""
+    def _promote(self, fill: Fill, waiter: int, demand: bool, out: list[Instruction]) -> bool:
+        """Turn a prefetch that somebody needs now into a demand fill; False when the queue is full (bypass)."""
         if not demand or fill.demand:
-            return
+            return True
         if fill.stage == "queued":
+            if len(self.queues[True]) >= self.budget.queue:
+                self._bypass(waiter, "queue-full", out)
+                return False
             del self.queues[False][fill.number]
             self.queues[True][fill.number] = None
         self._count(fill, -1)
         fill.demand = True
         self._count(fill, 1)
+        return True
 
     def _left(self, waiter: int, now: float, out: list[Instruction]) -> None:
         fill = self.fills.get(self.waiting.pop(waiter, 0))
@@ -224,6 +228,10 @@ class Fills:
         fill.waiters.pop(waiter, None)
         fill.parked.pop(waiter, None)
         fill.story.append(f"{now:.3f} Left by {waiter}")
+        self._settle(fill, out)
+
+    def _settle(self, fill: Fill, out: list[Instruction]) -> None:
+        """When nobody waits any more: go on as a prefetch if there is room for one, else stop."""
         if not fill.lonely or fill.detached or fill.stage == "landed":
             return
         if fill.live and (not fill.demand or self._prefetch_room(fill)):
@@ -273,6 +281,7 @@ class Fills:
             raise errors.Bug(f"fill {fill.number} asked for {fill.version} and got {event.version}")
         out.extend(TellStarted(waiter, fill.number, 0) for waiter in fill.waiters)
         self._unpark(fill, now, out)
+        self._settle(fill, out)  # those who were parked may have gone to another version's fill
 
     def _unpark(self, fill: Fill, now: float, out: list[Instruction]) -> None:
         """Ask again for those who waited for the version to be known: same version joins."""

@@ -34,7 +34,6 @@ _TIER_SHIFT = 48
 """The upper bits of a segment's id are its tier's number (see media.tiers)."""
 _RESERVE_SEGMENTS = 3
 _RESERVE_SHARE = 4
-_LIMBO_SHARE = 8
 _FRAME_SLACK_BYTES = 64 * limits.KIB
 _WIDTH_MAX = 1 << 20
 _TYPICAL_BLOCK_BYTES = 256 * limits.KIB
@@ -64,17 +63,17 @@ class Shelved:
         """Space the main log leaves to the transient one."""
         return min(_RESERVE_SEGMENTS * self.tier.segment_bytes(), self.tier.limit_bytes // _RESERVE_SHARE)
 
-    def full(self, length: int) -> bool:
-        """True when the main log can grow only at the expense of what it holds."""
-        return self.eviction.main_bytes + length > self.tier.limit_bytes - self.reserve_bytes
-
     def excess(self, kind: str, length: int) -> int:
-        """Bytes to evict before a log of `kind` takes `length` more; what was just unlinked counts little."""
+        """Bytes to evict before a log of `kind` may take `length` more.
+
+        The main log leaves the transient one its reserve. What was unlinked a moment ago is not
+        evicted for a second time: until it is really free, the reserve is what new blocks go to.
+        """
         statistics = self.tier.statistics()
-        limbo = min(statistics.unlinked_bytes, self.tier.limit_bytes // _LIMBO_SHARE)
-        used = statistics.used_bytes - statistics.unlinked_bytes + (limbo if kind == MAIN else 0)
-        ceiling = self.tier.limit_bytes - (self.reserve_bytes if kind == MAIN else self.tier.segment_bytes() // 2)
-        return used + length - ceiling
+        used = statistics.used_bytes - statistics.unlinked_bytes
+        if kind == MAIN:
+            return used - self.eviction.transient_bytes + length - (self.tier.limit_bytes - self.reserve_bytes)
+        return used + length - (self.tier.limit_bytes - self.tier.segment_bytes() // 2)
 
 
 class Shelf:
@@ -130,7 +129,7 @@ class Shelf:
             raise NoRoomError(self.shelved[0].sick if self.shelved else "no-tier")
         well.sort(key=lambda shelved: shelved.tier.used_bytes() / shelved.tier.limit_bytes)
         for shelved in well:
-            kind = shelved.eviction.admit(digest, full=shelved.full(length))
+            kind = shelved.eviction.admit(digest, full=shelved.excess(MAIN, length) > 0)
             self.counts[f"admitted {kind}"] += 1
             if shelved.excess(kind, length) > 0:
                 await self._make_room(shelved, kind, length)
