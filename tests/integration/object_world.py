@@ -7,23 +7,25 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
+from headrace.base.errors import HeadraceError
 from headrace.gateway import operations
 from headrace.gateway.addressing import parse_query, split_path
 from headrace.gateway.context import FILE, REMOTE, BucketTarget, Context
+from headrace.gateway.errors import error_response
 from headrace.gateway.files import OpenFiles
 from headrace.gateway.keyring import Keyring, parse_rule
 from headrace.gateway.messages import ANONYMOUS, Request
 from headrace.gateway.payload import open_payload
 from headrace.model.bindings import Binding
-from headrace.model.objects import FileSlice
-from headrace.origin.base import Origin
+from headrace.model.objects import NO_CONDITIONS, Conditions, FileSlice, ObjectInfo
+from headrace.origin.base import Opened, Origin, Page, Upload
 from headrace.origin.store import Store
 from headrace.telemetry.records import Ring
 from headrace.wire.words import Words
 
-_NAMESPACE = "{http://s3.amazonaws.com/doc/2006-03-01/}"
+_NAMESPACE = b' xmlns="http://s3.amazonaws.com/doc/2006-03-01/"'
 Headers = dict[str, str]
 
 
@@ -36,9 +38,9 @@ class Answer:
     body: bytes
 
     @property
-    def xml(self) -> ElementTree.Element:
+    def xml(self) -> ET.Element:
         """The document, namespace removed."""
-        return ElementTree.fromstring(self.body.replace(b' xmlns="http://s3.amazonaws.com/doc/2006-03-01/"', b""))
+        return ET.fromstring(self.body.replace(_NAMESPACE, b""))
 
     def text(self, path: str) -> str:
         """Text of the document's element at `path`, "" when missing."""
@@ -52,6 +54,48 @@ class Answer:
     def code(self) -> str:
         """The error's code, "" for answers that are no error."""
         return self.text("Code") if self.status >= 400 and self.body else ""
+
+
+class Distant(Origin):
+    """A bucket of another store, seen as if it lay on another machine; counts what it is asked."""
+
+    def __init__(self, store: Store, name: str) -> None:
+        self._bucket = store.bucket(name)
+        self.url = f"distant://{name}"
+        self.asked: list[str] = []
+        self.failure: Exception | None = None
+
+    def _note(self, what: str) -> None:
+        self.asked.append(what)
+        if self.failure is not None:
+            raise self.failure
+
+    async def head(self, key: str) -> ObjectInfo:
+        """Pass on."""
+        self._note("head")
+        return await self._bucket.head(key)
+
+    async def open(
+        self, key: str, start: int = 0, stop: int | None = None, conditions: Conditions = NO_CONDITIONS
+    ) -> Opened:
+        """Pass on."""
+        self._note("open")
+        return await self._bucket.open(key, start, stop, conditions)
+
+    async def put(self, key: str, upload: Upload, conditions: Conditions = NO_CONDITIONS) -> ObjectInfo:
+        """Pass on."""
+        self._note("put")
+        return await self._bucket.put(key, upload, conditions)
+
+    async def delete(self, key: str, conditions: Conditions = NO_CONDITIONS) -> None:
+        """Pass on."""
+        self._note("delete")
+        await self._bucket.delete(key, conditions)
+
+    async def list(self, prefix: str = "", *, after: str = "", delimiter: str = "", limit: int = 1000) -> Page:
+        """Pass on."""
+        self._note("list")
+        return await self._bucket.list(prefix, after=after, delimiter=delimiter, limit=limit)
 
 
 class Bound:
@@ -104,6 +148,22 @@ class World:
             binding=Binding(len(self.bound.targets) + 1, bucket, origin.url),
         )
 
+    async def clear(self) -> None:
+        """Remove every object and upload, hidden ones too, and buckets that a test made."""
+        store = self.context.store
+        origins = [target.origin for target in self.bound.targets.values()]
+        for info in await store.buckets():
+            bucket = store.bucket(info.name)
+            origins.append(bucket)
+            for upload in (await bucket.list_uploads()).uploads:
+                await bucket.abort_upload(upload.upload_id)
+        for origin in origins:
+            for stored in (await origin.list()).objects:
+                await origin.delete(stored.key)
+        for info in await store.buckets():
+            if info.owner == self.other.name:
+                await store.delete_bucket(info.name)
+
     def close(self) -> None:
         """Release everything."""
         self.context.files.close()
@@ -124,7 +184,10 @@ class World:
         """One request; `target` is path and query with the path not yet encoded."""
         path_text, _, query_text = target.partition("?")
         path, query = quote(path_text, safe="/%").encode(), query_text.encode()
-        bucket, key = split_path(path, "")
+        try:
+            bucket, key = split_path(path, "")
+        except HeadraceError as error:
+            return Answer(400, {}, f"<Error><Code>{error.kind}</Code></Error>".encode())
         sent = [(name.lower().encode(), value.encode()) for name, value in (headers or {}).items()]
         if method in ("PUT", "POST") and not chunked:
             sent.append((b"content-length", str(len(body)).encode()))
@@ -133,8 +196,11 @@ class World:
             method, path, query, sent, bucket, key, parse_query(query), identity, request_id="R", host="localhost"
         )
         request.content_length = len(body) if method in ("PUT", "POST") and not chunked else None
-        open_payload(request, _pieces(body), None, chunked=chunked)
-        response = await operations.handle(self.context, request)
+        try:
+            open_payload(request, _pieces(body), None, chunked=chunked)
+            response = await operations.handle(self.context, request)
+        except HeadraceError as error:
+            response = error_response(request, error)
         content = b""
         if isinstance(response.body, bytes):
             content = response.body
@@ -147,6 +213,11 @@ class World:
         names = {name.lower(): value for name, value in response.headers}
         assert len(names) == len(response.headers)
         return Answer(response.status, names, content)
+
+    async def tag_text(self, target: str) -> str:
+        """The tags of an object as `a=b,c=d`."""
+        answer = await self.call("GET", f"{target}?tagging")
+        return ",".join(f"{tag.findtext('Key')}={tag.findtext('Value')}" for tag in answer.xml.iter("Tag"))
 
 
 async def _pieces(body: bytes) -> AsyncIterator[bytes]:
