@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
 from headrace.base.clock import monotonic_ns, wall
 from headrace.base.errors import HeadraceError
@@ -19,14 +19,12 @@ from headrace.base.limits import MEMO_ENTRIES_MAX, MEMO_INLINE_BYTES_MAX, SHAPES
 from headrace.gateway.addressing import split_path
 from headrace.gateway.files import HeldFile, OpenFiles
 from headrace.gateway.object_headers import object_headers
+from headrace.gateway.outlet import Outlet
 from headrace.gateway.shapes import Shape, parse_range
 from headrace.media.residency import resident
 from headrace.model.objects import ObjectInfo
 from headrace.telemetry.records import MEMORY, NO_TRACE, Ring
 from headrace.wire.words import BINDINGS, EPOCH, INDEX, KEYS, Words, stripe
-
-if TYPE_CHECKING:
-    from headrace.gateway.protocol import Connection
 
 INLINE_BYTES_MAX = 8 * 1024
 _SHAPES_TRIED_MAX = 8
@@ -49,6 +47,22 @@ class Found(NamedTuple):
     fetched: float | None = None
     expires: float = _NO_EXPIRY
     touch: Callable[[], None] | None = None
+
+
+class Client(Protocol):
+    """What the hot path needs of a connection."""
+
+    shape: Shape | None
+    outlet: Outlet
+    last_ns: int
+
+    def note(
+        self, trace: bytes | None, access_key: str, bucket_number: int, status: int, size: int, start_ns: int
+    ) -> None:
+        """Record a warm read, now or when its transfer ends."""
+
+    def send_file(self, head: bytes, held: HeldFile, offset: int, length: int) -> None:
+        """Send an answer whose body is a file range, and release the file after it."""
 
 
 Lookup = Callable[[str, str], Found | None]
@@ -124,7 +138,7 @@ class Hot:
         self._memo.clear()
         self._inline_bytes = 0
 
-    def serve(self, connection: Connection, data: bytes) -> bool:
+    def serve(self, connection: Client, data: bytes) -> bool:
         """Answer a whole request head if it is a warm, plain GET; False leaves it to the general path."""
         start_ns = monotonic_ns()
         view = self._view
@@ -182,7 +196,7 @@ class Hot:
         connection.note(matched.trace, shape.access_key, entry.bucket_number, status, length, start_ns)
         return True
 
-    def _send_small(self, connection: Connection, entry: Entry, head: bytes, start: int, length: int) -> bool:
+    def _send_small(self, connection: Client, entry: Entry, head: bytes, start: int, length: int) -> bool:
         """Head and body in one send."""
         inline = entry.inline
         if inline is not None:
@@ -214,7 +228,7 @@ class Hot:
         entry.inline = body
         self._inline_bytes += len(body)
 
-    def _send_large(self, connection: Connection, entry: Entry, head: bytes, start: int, length: int) -> bool:
+    def _send_large(self, connection: Client, entry: Entry, head: bytes, start: int, length: int) -> bool:
         """Head with MSG_MORE, then sendfile; the first slice must be resident."""
         held = self._hold(entry)
         if held is None:

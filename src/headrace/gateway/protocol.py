@@ -11,7 +11,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
 from http import HTTPStatus
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from headrace.base.clock import monotonic_ns
 from headrace.base.errors import HeadraceError, Invalid
@@ -24,10 +24,43 @@ from headrace.gateway.shapes import Shape
 from headrace.model.objects import FileSlice
 
 if TYPE_CHECKING:
-    from headrace.gateway.server import Gateway
+    from headrace.gateway.devices import Devices
+    from headrace.gateway.files import OpenFiles
+    from headrace.gateway.hot import Hot
+    from headrace.gateway.messages import Request
 
 _REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
 _NO_BODY = frozenset({204, 304})
+
+
+class Host(Protocol):
+    """The gateway as its connections see it."""
+
+    loop: asyncio.AbstractEventLoop
+    hot: Hot
+    files: OpenFiles
+    devices: Devices
+    draining: bool
+    raw_head: bytes
+    """The bytes being parsed, when they arrived as one piece: what a shape can be made from."""
+
+    def admit(self, connection: Connection) -> bool:
+        """Count a new connection; False when there are too many."""
+
+    def forget(self, connection: Connection) -> None:
+        """A connection ended."""
+
+    async def answer(self, connection: Connection, message: Message) -> tuple[Request, Response]:
+        """Authenticate and run one request."""
+
+    def record(self, request: Request, response: Response, connection: Connection, first_ns: int, sent: int) -> None:
+        """Note a request whose answer has gone out."""
+
+    def tail(self, message: Message) -> bytes:
+        """The headers every answer ends with."""
+
+    def log_cut(self, error: BaseException) -> None:
+        """An answer was cut off after its head had gone out."""
 
 
 class Connection(asyncio.Protocol):
@@ -38,7 +71,7 @@ class Connection(asyncio.Protocol):
 
     outlet: Outlet
 
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: Host) -> None:
         self._gateway = gateway
         self._parser: HttpParser | None = None
         self._messages: deque[Message] = deque()

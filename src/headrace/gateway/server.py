@@ -49,7 +49,8 @@ _SOURCE_NUMBERS = {name: number for number, name in enumerate(SOURCES)}
 class Gateway:
     """Everything one worker serves with."""
 
-    def __init__(self, context: Context, hot: Hot) -> None:
+    def __init__(self, context: Context, hot: Hot, drain_seconds: float = DRAIN_SECONDS_MAX) -> None:
+        self._drain_seconds = drain_seconds
         self.context = context
         self.hot = hot
         self.files = context.files
@@ -206,13 +207,13 @@ class Gateway:
             self.files.forget_unlinked()
 
     async def drain(self) -> None:
-        """Finish what is in flight, for at most DRAIN_SECONDS_MAX, then cut what is left."""
+        """Finish what is in flight, for at most `drain_seconds`, then cut what is left."""
         self.draining = True
         for connection in list(self._connections):
             connection.drain()
         if self._connections:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._empty.wait(), DRAIN_SECONDS_MAX)
+                await asyncio.wait_for(self._empty.wait(), self._drain_seconds)
         for connection in list(self._connections):
             connection.abort()
         self.devices.close()

@@ -35,7 +35,7 @@ async def work(role: Role, settings: Settings, layout: Layout) -> None:
     await parts.start()
     context = parts.context
     hot = Hot(parts.words, context.files, parts.ring, make_lookup(context), context.may_read)
-    gateway = Gateway(context, hot)
+    gateway = Gateway(context, hot, settings.drain_seconds)
     folder = loop.create_task(fold_records(parts, gateway))
     listener = socket.socket(fileno=role.listener)
     serving = loop.create_task(serve(gateway, listener, stop, tls=tls))
