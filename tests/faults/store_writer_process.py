@@ -19,7 +19,7 @@ from headrace.origin.base import Upload
 from headrace.origin.complete import CompletePart
 from headrace.origin.store import Store
 from headrace.origin.store_bucket import StoreBucket
-from headrace.testing.origins import pieces
+from headrace.testing.origin_calls import pieces
 
 KEYS = 12
 

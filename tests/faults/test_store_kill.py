@@ -16,7 +16,7 @@ from headrace.base.errors import NotFound
 from headrace.origin.rows import unpack_pieces
 from headrace.origin.store import Store
 from headrace.origin.store_bucket import StoreBucket
-from headrace.testing.origins import read
+from headrace.testing.origin_calls import read
 
 ROUNDS = 10
 WRITER = Path(__file__).with_name("store_writer_process.py")

@@ -24,7 +24,7 @@ from headrace.origin.complete import CompletePart
 from headrace.origin.folder import Folder
 from headrace.origin.store import Store
 from headrace.origin.store_bucket import StoreBucket
-from headrace.testing.origins import read, upload
+from headrace.testing.origin_calls import read, upload
 
 PART = rng.seeded("power").randbytes(5 * 1024 * 1024)
 

@@ -23,7 +23,7 @@ from headrace.origin.base import Upload
 from headrace.origin.complete import CompletePart
 from headrace.origin.rows import unpack_pieces
 from headrace.origin.store import Store
-from headrace.testing.origins import broken, every_page, read, upload
+from headrace.testing.origin_calls import broken, every_page, read, upload
 
 KEYS = st.text(st.sampled_from("ab/-0\0é\U0001f600"), min_size=1, max_size=6)
 BODIES = st.integers(0, 3).flatmap(lambda kind: st.binary(max_size=(0, 9, 300, 90_000)[kind]))

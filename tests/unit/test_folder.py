@@ -15,7 +15,7 @@ from headrace.model.objects import Attributes, Conditions
 from headrace.origin import beneath
 from headrace.origin.base import Page, Upload
 from headrace.origin.folder import Folder
-from headrace.testing.origins import broken, every_page, fails, pieces, read, upload
+from headrace.testing.origin_calls import broken, every_page, fails, pieces, read, upload
 from headrace.wire.words import Words, stripe
 
 

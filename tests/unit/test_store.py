@@ -15,7 +15,7 @@ from headrace.base.errors import Busy, Conflict, Invalid, NotFound
 from headrace.model.objects import Attributes, Conditions
 from headrace.origin.rows import list_objects
 from headrace.origin.store import Store
-from headrace.testing.origins import fails, read, upload
+from headrace.testing.origin_calls import fails, read, upload
 from headrace.wire.words import BINDINGS, Words, stripe
 
 

@@ -20,7 +20,7 @@ from headrace.origin.checksums import ALGORITHMS, Checksum, composite, full_obje
 from headrace.origin.complete import CompletePart
 from headrace.origin.store import Store
 from headrace.origin.store_bucket import StoreBucket
-from headrace.testing.origins import broken, fails, read, upload
+from headrace.testing.origin_calls import broken, fails, read, upload
 
 PART = rng.seeded("part").randbytes(5 * 1024 * 1024)
 TAIL = b"the last part may be short"
