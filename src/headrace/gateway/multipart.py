@@ -140,12 +140,14 @@ async def complete_multipart_upload(context: Context, request: Request, params: 
 
 
 def _named_parts(params: dict[str, Any]) -> list[CompletePart]:
-    """The parts a client names. Raises Invalid (MalformedXML)."""
+    """The parts a client names; of a part named again right after itself, the last. Raises Invalid (MalformedXML)."""
     named = (params.get("MultipartUpload") or {}).get("Parts") or []
-    parts = []
+    parts: list[CompletePart] = []
     for part in named:
         if part.get("PartNumber") is None or not part.get("ETag"):
             raise Invalid("Every Part has a PartNumber and an ETag", kind="MalformedXML")
+        if parts and parts[-1].number == int(part["PartNumber"]):
+            parts.pop()  # the client sent this part twice and noted both ETags; only the last can hold
         parts.append(CompletePart(int(part["PartNumber"]), str(part["ETag"]).strip('"'), given_checksums(part)))
     return parts
 
