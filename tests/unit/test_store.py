@@ -15,7 +15,7 @@ from headrace.base.errors import Busy, Conflict, Invalid, NotFound
 from headrace.model.objects import Attributes, Conditions
 from headrace.origin.rows import list_objects
 from headrace.origin.store import Store
-from headrace.testing.origin_calls import fails, read, upload
+from headrace.testing.origin_calls import bodies_left, body_files, fails, read, upload
 from headrace.wire.words import BINDINGS, Words, stripe
 
 
@@ -27,20 +27,6 @@ async def store(tmp_path: Path) -> AsyncIterator[Store]:
     await opened.create_bucket("two", "bob", {"region": "north"})
     yield opened
     opened.close()
-
-
-def bodies(path: Path) -> set[str]:
-    """Names of all body files with something in them."""
-    return {file.name for file in (path / "store" / "bodies").glob("*/*") if file.stat().st_size}
-
-
-async def settled(path: Path, count: int) -> None:
-    """Wait until exactly `count` bodies are left; replaced ones are unlinked a moment after the answer."""
-    for _ in range(500):
-        if len(bodies(path)) == count:
-            return
-        await asyncio.sleep(0.01)
-    assert len(bodies(path)) == count
 
 
 async def test_buckets(store: Store) -> None:
@@ -75,7 +61,7 @@ async def test_a_deleted_bucket_takes_its_uploads_along(store: Store, tmp_path: 
     assert await store.get_document("one", "policy") is None
     assert (await bucket.list_uploads()).uploads == ()
     await fails("NoSuchUpload", NotFound, bucket.put_part(upload_id, 2, upload(b"part")))
-    await settled(tmp_path, 0)
+    await bodies_left(tmp_path / "store", 0)
 
 
 async def test_documents(store: Store) -> None:
@@ -136,7 +122,7 @@ async def test_copies_share_bytes_but_not_fates(store: Store, tmp_path: Path) ->
         Conflict,
         two.copy_from(two, "same", "new", source_conditions=Conditions(if_match=("other",))),
     )
-    await settled(tmp_path, 2)
+    await bodies_left(tmp_path / "store", 2)
 
 
 async def test_conditional_delete_by_size_and_date(store: Store) -> None:
@@ -205,7 +191,7 @@ async def test_a_writer_that_holds_the_catalogue_too_long_is_busy(
     holder.execute("ROLLBACK")
     holder.close()
     await store.bucket("one").put("k", upload(b"y"))
-    await settled(tmp_path, 1)
+    await bodies_left(tmp_path / "store", 1)
 
 
 async def test_reopening_finds_everything(tmp_path: Path) -> None:
@@ -231,7 +217,7 @@ async def test_a_dead_session_is_swept(tmp_path: Path) -> None:
     upload_id = await store.bucket("b").create_upload("m")
     await store.bucket("b").put_part(upload_id, 1, upload(b"kept too"))
     store.close()
-    kept = bodies(tmp_path)
+    kept = set(body_files(tmp_path / "store"))
     folder = tmp_path / "store"
     dead = "00c0ffee"
     (folder / "sessions" / dead).touch()
@@ -247,10 +233,10 @@ async def test_a_dead_session_is_swept(tmp_path: Path) -> None:
     living = folder / "bodies" / "22" / f"{alive._engine.bodies.session}{0x2200:012x}"
     living.write_bytes(b"being written")
     for _ in range(500):
-        if bodies(tmp_path) == kept | {living.name} and not (folder / "sessions" / dead).exists():
+        if set(body_files(tmp_path / "store")) == kept | {living.name} and not (folder / "sessions" / dead).exists():
             break
         time.sleep(0.01)  # noqa: ASYNC251 - a thread of the store works meanwhile
-    assert bodies(tmp_path) == kept | {living.name}
+    assert set(body_files(tmp_path / "store")) == kept | {living.name}
     second = Store.open(folder)
     second.close()
     assert living.exists()

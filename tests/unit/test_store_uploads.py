@@ -20,7 +20,7 @@ from headrace.origin.checksums import ALGORITHMS, Checksum, composite, full_obje
 from headrace.origin.complete import CompletePart
 from headrace.origin.store import Store
 from headrace.origin.store_bucket import StoreBucket
-from headrace.testing.origin_calls import broken, fails, read, upload
+from headrace.testing.origin_calls import bodies_left, body_files, broken, fails, read, upload
 
 PART = rng.seeded("part").randbytes(5 * 1024 * 1024)
 TAIL = b"the last part may be short"
@@ -50,25 +50,11 @@ async def two_parts(bucket: StoreBucket, upload_id: str) -> list[PartInfo]:
     return [await bucket.put_part(upload_id, 2, upload(PART)), await bucket.put_part(upload_id, 7, upload(TAIL))]
 
 
-def files(tmp_path: Path) -> list[Path]:
-    """All body files that hold something."""
-    return [file for file in (tmp_path / "store" / "bodies").glob("*/*") if file.stat().st_size]
-
-
-async def settled(tmp_path: Path, count: int) -> None:
-    """Wait until `count` body files are left."""
-    for _ in range(500):
-        if len(files(tmp_path)) == count:
-            break
-        await asyncio.sleep(0.01)
-    assert len(files(tmp_path)) == count
-
-
 async def test_the_parts_files_become_the_object(bucket: StoreBucket, tmp_path: Path) -> None:
     """Nothing is copied; the ETag is S3's; attributes are those the upload began with."""
     upload_id = await bucket.create_upload("k", Attributes(headers={"content-type": "a/b"}, owner="ann"))
     parts = await two_parts(bucket, upload_id)
-    before = {file.stat().st_ino for file in files(tmp_path)}
+    before = set(body_files(tmp_path / "store").values())
     await fails("NoSuchKey", NotFound, bucket.head("k"))
     info = await bucket.complete_upload("k", upload_id, named(*parts))
     assert info.etag == hashlib.md5(md5(PART) + md5(TAIL), usedforsecurity=False).hexdigest() + "-2"
@@ -78,9 +64,9 @@ async def test_the_parts_files_become_the_object(bucket: StoreBucket, tmp_path: 
     assert await bucket.head("k") == info
     assert await read(bucket, "k") == PART + TAIL
     assert await read(bucket, "k", len(PART) - 3, len(PART) + 3) == PART[-3:] + TAIL[:3]
-    assert {file.stat().st_ino for file in files(tmp_path)} == before
+    assert set(body_files(tmp_path / "store").values()) == before
     await bucket.delete("k")
-    await settled(tmp_path, 0)
+    await bodies_left(tmp_path / "store", 0)
 
 
 async def test_completing_again_gives_the_same_answer(bucket: StoreBucket) -> None:
@@ -133,16 +119,16 @@ async def test_parts_are_replaced_and_aborted(bucket: StoreBucket, tmp_path: Pat
     await fails(
         "BadDigest", Invalid, bucket.put_part(upload_id, 3, Upload(broken(b"x", Invalid("", kind="BadDigest"))))
     )
-    await settled(tmp_path, 2)
+    await bodies_left(tmp_path / "store", 2)
     await bucket.complete_upload("k", upload_id, named(second))
     assert await read(bucket, "k") == b"second"
-    await settled(tmp_path, 1)
+    await bodies_left(tmp_path / "store", 1)
     upload_id = await bucket.create_upload("other")
     await bucket.put_part(upload_id, 1, upload(b"aborted"))
     await fails("NoSuchUpload", NotFound, bucket.abort_upload(upload_id, "wrong key"))
     await bucket.abort_upload(upload_id, "other")
     await fails("NoSuchUpload", NotFound, bucket.abort_upload(upload_id))
-    await settled(tmp_path, 1)
+    await bodies_left(tmp_path / "store", 1)
     await fails("InvalidArgument", Invalid, bucket.put_part(upload_id, 0, upload(b"")))
     await fails("InvalidArgument", Invalid, bucket.put_part(upload_id, 10_001, upload(b"")))
 
@@ -229,7 +215,7 @@ async def test_part_copies(bucket: StoreBucket, tmp_path: Path) -> None:
     small = await bucket.copy_part(upload_id, 2, source, len(PART))
     assert (large.etag, small.etag) == (md5(PART).hex(), md5(TAIL).hex())
     assert small.checksums == {"crc32": base64.b64encode(crt.crc32(TAIL).to_bytes(4, "big")).decode()}
-    assert len({file.stat().st_ino for file in files(tmp_path)}) == 2
+    assert len(set(body_files(tmp_path / "store").values())) == 2
     await fails("InvalidRange", Invalid, bucket.copy_part(upload_id, 3, source, len(PART) + 100))
     await fails("NoSuchUpload", NotFound, bucket.copy_part("none", 3, source))
     await bucket.delete("source")
@@ -256,7 +242,7 @@ async def test_part_copy_from_a_file_elsewhere(bucket: StoreBucket, tmp_path: Pa
     file.unlink()
     with pytest.raises(Exception, match="replaced meanwhile"):
         await bucket.copy_part(upload_id, 1, Located(source, (extent,)))
-    await settled(tmp_path, 2)
+    await bodies_left(tmp_path / "store", 2)
 
 
 async def test_list_parts_in_pages(bucket: StoreBucket) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -62,3 +65,23 @@ async def fails(kind: str, error: type[HeadraceError], call: Any) -> None:
     with pytest.raises(error) as caught:
         await call
     assert caught.value.kind == kind
+
+
+def body_files(store: Path) -> dict[str, int]:
+    """Inodes of the body files of an embedded store that hold something, by name."""
+    found: dict[str, int] = {}
+    for file in (store / "bodies").glob("*/*"):
+        with contextlib.suppress(FileNotFoundError):
+            status = file.stat()
+            if status.st_size:
+                found[file.name] = status.st_ino
+    return found
+
+
+async def bodies_left(store: Path, count: int) -> None:
+    """Wait until `count` bodies are left: replaced ones are unlinked a moment after the answer."""
+    for _ in range(500):
+        if len(body_files(store)) == count:
+            break
+        await asyncio.sleep(0.01)
+    assert len(body_files(store)) == count
