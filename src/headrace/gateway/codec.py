@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
-from botocore.model import MapShape, Shape, StructureShape  # type: ignore[import-untyped]
+from botocore.model import MapShape, Shape, StructureShape
 
 from headrace.base.errors import Invalid
 from headrace.gateway.messages import Request, Response

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from botocore.loaders import Loader  # type: ignore[import-untyped]
-from botocore.model import OperationModel, ServiceModel, Shape, StructureShape  # type: ignore[import-untyped]
+from botocore.loaders import Loader
+from botocore.model import OperationModel, ServiceModel, Shape, StructureShape
 
 from headrace.base.errors import Invalid
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 from xml.parsers import expat
 
-from botocore.model import ListShape, Shape, StructureShape  # type: ignore[import-untyped]
+from botocore.model import ListShape, Shape, StructureShape
 
 from headrace.base.errors import Invalid
 from headrace.base.limits import XML_BODY_BYTES_MAX, XML_DEPTH_MAX, XML_ELEMENTS_MAX

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 from xml.sax.saxutils import quoteattr
 
-from botocore.model import ListShape, Shape, StructureShape  # type: ignore[import-untyped]
+from botocore.model import ListShape, Shape, StructureShape
 
 from headrace.gateway.times import http_date, iso_date, seconds_of
 from headrace.gateway.xml_reader import wire_name

@@ -18,7 +18,7 @@ from headrace.base.clock import steady
 from headrace.base.errors import Unavailable
 
 if TYPE_CHECKING:
-    import psutil  # type: ignore[import-untyped]
+    import psutil
 
 START_SECONDS_MAX = 60.0
 STOP_SECONDS_MAX = 40.0
@@ -97,8 +97,8 @@ class Node:
 
     def client(self, *, addressing: str = "path", verify: str | bool = True, **config: Any) -> Any:
         """A boto3 S3 client of this node: Signature V4, `addressing` path or virtual, few retries."""
-        import boto3  # type: ignore[import-untyped]
-        from botocore.config import Config  # type: ignore[import-untyped]
+        import boto3
+        from botocore.config import Config
 
         return boto3.client(
             "s3",
