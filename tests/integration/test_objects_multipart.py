@@ -264,3 +264,32 @@ async def test_tags_and_lists_stay_with_the_embedded_store(world: World) -> None
     assert (await world.call("PUT", "/far/k?acl", {"x-amz-acl": "public-read"})).code == "NotImplemented"
     assert (await world.call("PUT", "/far/k?acl", {"x-amz-acl": "private"})).status == 200
     assert (await world.call("GET", "/far/k?acl")).texts("AccessControlList/Grant/Permission") == ["FULL_CONTROL"]
+
+
+async def test_a_distant_object_answers_conditions_and_ranges_alike(world: World) -> None:
+    body = b"0123456789"
+    for bucket in ("bucket", "far"):
+        await world.call("PUT", f"/{bucket}/k", {"content-type": "a/b", "x-amz-meta-color": "blue"}, body)
+    etag = (await world.call("HEAD", "/bucket/k")).headers["etag"]
+    for headers in (
+        {},
+        {"range": "bytes=2-4"},
+        {"range": "bytes=-3"},
+        {"range": "bytes=10-"},
+        {"if-match": etag},
+        {"if-match": '"x"'},
+        {"if-none-match": etag},
+        {"if-none-match": '"x"', "range": "bytes=0-0"},
+        {"if-modified-since": "Sat, 29 Oct 2095 19:43:31 GMT"},
+        {"if-unmodified-since": "Sat, 29 Oct 1994 19:43:31 GMT"},
+    ):
+        for method in ("GET", "HEAD"):
+            near = await world.call(method, "/bucket/k", headers)
+            far = await world.call(method, "/far/k", headers)
+            assert (far.status, far.code) == (near.status, near.code)
+            if near.status < 300:
+                assert far.body == near.body
+            shown = ("etag", "content-type", "content-range", "content-length", "x-amz-meta-color")
+            if near.status < 400:
+                assert [far.headers.get(name) for name in shown] == [near.headers.get(name) for name in shown]
+                assert far.headers.get("x-cache", "BYPASS") == "BYPASS"

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from headrace.base.errors import Unavailable
+from headrace.base.errors import Conflict, Unavailable
 from headrace.base.limits import SLICE_BYTES_MAX
 from headrace.gateway.conditions import Verdict, judge_read
 from headrace.gateway.files import FilePieces
@@ -119,7 +119,17 @@ def _source_of(pieces: FilePieces, selection: Selection) -> str:
 
 
 async def _get_remote(context: Context, target: BucketTarget, key: str, wanted: ReadRequest) -> Response:
-    opened = await open_remote(context, target, key, wanted)
+    try:
+        opened = await open_remote(context, target, key, wanted)
+    except Conflict as problem:
+        if problem.kind != "NotModified" or "ETag" in problem.details:
+            raise
+        # The origin did not say what it is that has not changed, and an answer must.
+        info, _, extra = await head_remote(context, target, key, wanted)
+        early = _judge(wanted, info, extra)
+        if early is not None:
+            return early
+        opened = await open_remote(context, target, key, wanted)
     try:
         early = _judge(wanted, opened.info, opened.headers)
         selection = select(wanted, opened.info)

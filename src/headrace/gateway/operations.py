@@ -44,6 +44,7 @@ OPERATIONS: dict[str, Handler] = {
 """Every operation headrace itself answers."""
 
 _CACHED_READS = frozenset({"GetObject", "HeadObject"})
+_ORIGIN_READ_PARAMS = frozenset({"versionId", "partNumber"})
 _ORIGIN_READ_HEADERS = (b"x-amz-server-side-encryption", b"x-amz-request-payer")
 _PLAIN_WRITE_HEADERS = (
     b"x-amz-acl", b"x-amz-checksum-", b"x-amz-content-sha256", b"x-amz-date", b"x-amz-decoded-content-length",
@@ -126,7 +127,9 @@ def _authorize_source(context: Context, request: Request) -> None:
 def _is_the_origins(context: Context, name: str, request: Request) -> bool:
     """Whether an S3 origin answers the request itself: all but plain object reads and writes."""
     if name in _CACHED_READS:
-        return "versionId" in request.params or any(key.startswith(_ORIGIN_READ_HEADERS) for key, _ in request.headers)
+        if not _ORIGIN_READ_PARAMS.isdisjoint(request.params):
+            return True
+        return any(key.startswith(_ORIGIN_READ_HEADERS) for key, _ in request.headers)
     if name == "PutObject":
         return any(key.startswith(b"x-amz-") and not key.startswith(_PLAIN_WRITE_HEADERS) for key, _ in request.headers)
     if name == "DeleteObjects":

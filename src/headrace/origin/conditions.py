@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from email.utils import formatdate
+
 from headrace.base.errors import Conflict, Invalid, NotFound
 from headrace.base.limits import KEY_BYTES_MAX
 from headrace.model.objects import Conditions, ObjectInfo
@@ -49,6 +51,13 @@ def _failed(condition: str) -> Conflict:
     )
 
 
+def _not_modified(info: ObjectInfo) -> Conflict:
+    """Its details are the headers that an answer repeats."""
+    modified = formatdate(info.version.modified_ms // 1000, usegmt=True)
+    details = {"ETag": f'"{info.etag}"', "Last-Modified": modified}
+    return Conflict("the object has not changed", kind="NotModified", details=details)
+
+
 def check_read(info: ObjectInfo, conditions: Conditions) -> None:
     """Raise Conflict (PreconditionFailed or NotModified) unless the object may be sent."""
     if conditions.none:
@@ -61,9 +70,9 @@ def check_read(info: ObjectInfo, conditions: Conditions) -> None:
         raise _failed("If-Unmodified-Since")
     if conditions.if_none_match:
         if _matches(info.etag, conditions.if_none_match):
-            raise Conflict("the object has not changed", kind="NotModified")
+            raise _not_modified(info)
     elif conditions.if_modified_since is not None and seconds <= conditions.if_modified_since:
-        raise Conflict("the object has not changed", kind="NotModified")
+        raise _not_modified(info)
 
 
 def check_write(key: str, etag: str | None, modified_ms: int, conditions: Conditions) -> None:

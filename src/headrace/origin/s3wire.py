@@ -196,7 +196,8 @@ def error_of(status: int, headers: Mapping[str, str], body: bytes, what: str) ->
         hint = f"; its region is {region}: put region={region} into the URL" if region else ""
         return Unavailable(f"{said}{hint}", kind="ServiceUnavailable")
     if status == 304:
-        return Conflict(said, kind="NotModified")
+        repeated = {name: headers[name] for name in ("ETag", "Last-Modified") if name in headers}
+        return Conflict(said, kind="NotModified", details=repeated)
     if status == 404:
         return NotFound(said, kind=code or "NoSuchKey")
     if status in {409, 412}:
