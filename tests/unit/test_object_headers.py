@@ -56,6 +56,11 @@ def test_overrides_replace_and_add() -> None:
     assert headers["Cache-Control"] == "no-cache"
 
 
+def test_a_tag_count_without_the_tags() -> None:
+    info = ObjectInfo(key="k", version=Version("e", 0, 0), attributes=Attributes(headers={"x-amz-tagging-count": "3"}))
+    assert ("x-amz-tagging-count", "3") in object_headers(info)
+
+
 def test_defaults() -> None:
     headers = dict(object_headers(ObjectInfo(key="k", version=Version("e", 0, 0)), checksum_mode=True))
     assert headers["Content-Type"] == "binary/octet-stream"

@@ -14,7 +14,7 @@ from headrace.gateway.messages import Request, Response
 from headrace.gateway.object_acl import requested_acl
 from headrace.gateway.object_bodies import asked_algorithm, checksum_members, computing_upload
 from headrace.gateway.object_targets import put_object_at, require_writable
-from headrace.gateway.write_attributes import check_key, request_attributes
+from headrace.gateway.write_attributes import STORED_HEADERS, check_key, request_attributes
 from headrace.model.objects import Attributes, Conditions, ObjectInfo
 from headrace.origin.store_bucket import StoreBucket
 
@@ -99,9 +99,9 @@ def _directive(params: dict[str, Any], name: str) -> str:
 
 
 def _kept_headers(present: Attributes, said: Attributes) -> dict[str, str]:
-    """The source's headers; a redirect location is never copied but taken from the request."""
+    """The source's own headers; a redirect location is never copied but taken from the request."""
     name = "x-amz-website-redirect-location"
-    headers = {key: value for key, value in present.headers.items() if key != name}
+    headers = {key: value for key, value in present.headers.items() if key in STORED_HEADERS and key != name}
     return headers | {key: value for key, value in said.headers.items() if key == name}
 
 

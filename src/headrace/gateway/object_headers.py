@@ -12,6 +12,8 @@ from headrace.model.objects import ObjectInfo, PartInfo
 Header = tuple[str, str]
 
 DEFAULT_CONTENT_TYPE = "binary/octet-stream"
+TAG_COUNT = "x-amz-tagging-count"
+"""Kept among the headers of an object at an origin that tells its tags' number with it, but not the tags."""
 STANDARD_HEADERS = {
     "cache-control": "Cache-Control",
     "content-disposition": "Content-Disposition",
@@ -53,8 +55,8 @@ def object_headers(
         if standard.get(name, "STANDARD") != "STANDARD":
             headers.append((name, standard[name]))
     headers += [(f"x-amz-meta-{name}", value) for name, value in attributes.metadata.items()]
-    if attributes.tags:
-        headers.append(("x-amz-tagging-count", str(len(attributes.tags))))
+    if attributes.tags or TAG_COUNT in standard:
+        headers.append((TAG_COUNT, str(len(attributes.tags)) if attributes.tags else standard[TAG_COUNT]))
     if parts_count:
         headers.append(("x-amz-mp-parts-count", str(parts_count)))
     if checksum_mode:

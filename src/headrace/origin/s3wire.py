@@ -20,6 +20,8 @@ HEADERS = frozenset({
 CHECKSUMS = ("crc32", "crc32c", "crc64nvme", "sha1", "sha256")
 """Algorithms of `x-amz-checksum-*` that headrace keeps."""
 META = "x-amz-meta-"
+TAG_COUNT = "x-amz-tagging-count"
+"""How many tags an object has is told with it; the tags themselves are not."""
 CREDENTIAL_CODES = frozenset({
     "SignatureDoesNotMatch", "InvalidAccessKeyId", "ExpiredToken", "InvalidToken", "TokenRefreshRequired",
     "RequestTimeTooSkewed", "AuthorizationHeaderMalformed",
@@ -69,7 +71,7 @@ def info_of(key: str, headers: Mapping[str, str], size: int) -> ObjectInfo:
         name = raw_name.lower()
         if name == "content-encoding":
             kept |= {name: codings} if (codings := codings_of(value)) else {}
-        elif name in HEADERS:
+        elif name in HEADERS or name == TAG_COUNT:
             kept[name] = text_of(value)
         elif name.startswith(META):
             metadata[name[len(META) :]] = text_of(value)
