@@ -17,7 +17,7 @@ from urllib.request import getproxies, proxy_bypass
 import aiohttp
 from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, stop_after_delay
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, stop_after_delay
 from yarl import URL
 
 from headrace.base import limits, rng
@@ -54,6 +54,13 @@ class Signer(S3SigV4Auth):  # type: ignore[misc] # botocore has no types
     def payload(self, request: AWSRequest) -> str:
         """The value of x-amz-content-sha256."""
         return str(request.context["payload"])
+
+    def headers_to_sign(self, request: AWSRequest) -> Any:
+        """The headers to sign, chosen once a request; botocore asks for them twice."""
+        chosen = request.context.get("chosen")
+        if chosen is None:
+            chosen = request.context["chosen"] = super().headers_to_sign(request)
+        return chosen
 
 
 class _Pool:
@@ -148,7 +155,7 @@ class S3Client:
         account = await self._chain.account()
         region = await self._region(account, bucket)
         url = self._address(account, region, bucket, key if raw_path is None else raw_path, query, raw_path is not None)
-        signed = dict(headers or {})
+        signed = {"host": url.split("/", 3)[2], **(headers or {})}
         if body is not None:
             signed["content-length"] = str(len(body) if isinstance(body, bytes) else length)
         elif method in {"PUT", "POST"}:
@@ -223,17 +230,23 @@ class S3Client:
 
     async def retried(self, attempt: Callable[[], Awaitable[T]]) -> T:
         """Run a read, and again where the origin was briefly unwell: never a write."""
+        try:
+            return await attempt()  # most pass, and should not pay for the machinery
+        except (Busy, Unavailable) as error:
+            if not self._worth_another(error):
+                raise
+        await asyncio.sleep(self._pause(1))
         retrying = AsyncRetrying(
-            stop=stop_after_attempt(limits.ORIGIN_ATTEMPTS_MAX) | stop_after_delay(limits.ORIGIN_RETRY_SECONDS_MAX),
-            wait=self._pause,
+            stop=stop_after_attempt(limits.ORIGIN_ATTEMPTS_MAX - 1) | stop_after_delay(limits.ORIGIN_RETRY_SECONDS_MAX),
+            wait=lambda state: self._pause(state.attempt_number + 1),
             retry=retry_if_exception(self._worth_another),
             reraise=True,
         )
         return await retrying(attempt)
 
-    def _pause(self, state: RetryCallState) -> float:
-        """Full jitter over a doubling window of 50 ms, at most 2 s."""
-        return self._chance.uniform(0, min(2.0, 0.05 * 2**state.attempt_number))
+    def _pause(self, attempt: int) -> float:
+        """Seconds before the next try: full jitter over a window of 100 ms that doubles, at most 2 s."""
+        return self._chance.uniform(0, min(2.0, 0.05 * 2**attempt))
 
     def _worth_another(self, error: BaseException) -> bool:
         """True for what may pass by itself, while the budget lasts; each retry costs ten good answers."""
@@ -327,13 +340,19 @@ class Pieces:
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self._response = response
+        self._ended = False
 
     def __aiter__(self) -> Pieces:
         return self
 
     async def __anext__(self) -> bytes:
+        if self._ended:
+            raise StopAsyncIteration
         try:
-            piece = await self._response.content.readany()
+            content = self._response.content
+            piece = b""
+            while not piece and not (content.at_eof() and content.exception() is None):
+                piece, _ = await content.readchunk()  # unlike readany, joins no pieces
         except TimeoutError as error:
             self._response.close()
             raise Late("the origin stopped in the middle of its answer", kind="ServiceUnavailable") from error
@@ -341,12 +360,14 @@ class Pieces:
             self._response.close()
             raise Unavailable(f"the origin cut its answer off: {error}", kind="ServiceUnavailable") from error
         if not piece:
+            self._ended = True
             self._response.release()
             raise StopAsyncIteration
         return piece
 
     async def aclose(self) -> None:
         """Give the connection back."""
+        self._ended = True
         self._response.release()
 
     def __del__(self) -> None:

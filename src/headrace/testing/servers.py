@@ -84,9 +84,9 @@ def seaweedfs_s3(folder: Path, access_key: str = KEY, secret_key: str = KEY) -> 
     config.write_text(json.dumps({"identities": [{"name": "t", "credentials": credentials, "actions": ["Admin"]}]}))
     (folder / "data").mkdir()
     command = [
-        weed, "-logtostderr", "server", "-s3", f"-dir={folder / 'data'}", f"-s3.config={config}", "-ip=127.0.0.1",
-        "-ip.bind=127.0.0.1", "-master.telemetry=false", "-master.volumeSizeLimitMB=1024", "-volume.max=1000",
-        "-s3.port.iceberg=0", "-s3.port.lance=0", f"-filer.localSocket={folder / 'filer.sock'}",
+        *_with_parent(), weed, "-logtostderr", "server", "-s3", f"-dir={folder / 'data'}", f"-s3.config={config}",
+        "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false", "-master.volumeSizeLimitMB=1024",
+        "-volume.max=1000", "-s3.port.iceberg=0", "-s3.port.lance=0", f"-filer.localSocket={folder / 'filer.sock'}",
         f"-s3.localSocket={folder / 's3.sock'}", *[f"-{n}={p}" for n, p in zip((*names, *grpc), ports, strict=True)],
     ]  # fmt: skip
     endpoint = f"http://127.0.0.1:{ports[3]}"
@@ -97,6 +97,12 @@ def seaweedfs_s3(folder: Path, access_key: str = KEY, secret_key: str = KEY) -> 
             yield S3Server(endpoint, access_key, secret_key, process.pid)
         finally:
             stop(process)
+
+
+def _with_parent() -> list[str]:
+    """What makes a server end with the process that started it, even when that is killed; nothing where absent."""
+    setpriv = shutil.which("setpriv")
+    return [setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []
 
 
 def _await_answer(endpoint: str, process: subprocess.Popen[bytes], log: Path) -> None:
