@@ -7,6 +7,7 @@ files, so cases can be run apart. See docs/guides/benchmarks.md for the method.
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 import time
 import traceback
@@ -43,6 +44,13 @@ def main(arguments: list[str]) -> int:
     unknown = [name for name in options.only or [] if name not in CASES]
     if unknown:
         print(f"no such case: {', '.join(unknown)}; the cases are {', '.join(CASES)}", file=sys.stderr)
+        return 2
+    missing = [] if options.report else [tool for tool in ("cc", "nginx", "fio") if shutil.which(tool) is None]
+    if missing:
+        print(
+            f"not installed: {', '.join(missing)}. Run: apt-get install gcc libc6-dev libssl-dev nginx fio",
+            file=sys.stderr,
+        )
         return 2
     failed = [] if options.report else run_cases(options)
     print(f"table: {write_report(quick=options.quick)}")
