@@ -60,7 +60,11 @@ class TestS3(OriginTests):
     async def test_attributes_come_back(self, origin: Origin) -> None:
         """With a checksum that is true, and names that HTTP allows."""
         late = Attributes(
-            headers={"content-type": "image/png", "cache-control": "no-store", "expires": "Thu, 01 Jan 2037 00:00:00 GMT"},
+            headers={
+                "content-type": "image/png",
+                "cache-control": "no-store",
+                "expires": "Thu, 01 Jan 2037 00:00:00 GMT",
+            },
             metadata={"colour": "blue", "umlaut": "ö"},
             checksums={"crc32": base64.b64encode(zlib.crc32(b"pixels").to_bytes(4, "big")).decode()},
             checksum_type="FULL_OBJECT",

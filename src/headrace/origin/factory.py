@@ -55,8 +55,3 @@ class Origins:
         """Close the stores. Blocks until their running writes end."""
         while self._stores:
             self._stores.popitem()[1].close()
-
-
-def make_origin(binding: Binding, words: Words | None = None, clock: Clock = SYSTEM) -> Origin:
-    """One origin for one use. Who needs several, or embedded stores, keeps an `Origins`. Raises as its `make`."""
-    return Origins(words, clock).make(binding)
