@@ -22,7 +22,7 @@ from headrace.gateway.keyring import user_id
 from headrace.gateway.messages import Request, Response
 from headrace.gateway.model import PREFLIGHT
 from headrace.gateway.objects import OBJECT_OPERATIONS
-from headrace.gateway.proxy import forward
+from headrace.gateway.proxy import can_copy, forward
 
 if TYPE_CHECKING:
     from headrace.gateway.context import BucketTarget, Context
@@ -86,7 +86,8 @@ async def _answer(context: Context, request: Request) -> Response:
         context.authorize(request, name)
     if target is not None and target.kind == PROXY and _is_the_origins(context, name, request):
         _authorize_source(context, request)
-        return await forward(context, request, target)
+        if name != "CopyObject" or await _is_copied_there(context, request, target):
+            return await forward(context, request, target)
     handler = OPERATIONS.get(name)
     if handler is None:
         raise Invalid(f"{name} is not implemented", kind="NotImplemented")
@@ -122,6 +123,12 @@ def _authorize_source(context: Context, request: Request) -> None:
     if source:
         named = parse_copy_source(source.partition("?versionId=")[0])
         context.authorize(request, "GetObject", bucket=named.bucket, key=named.key)
+
+
+async def _is_copied_there(context: Context, request: Request, target: BucketTarget) -> bool:
+    """Whether the origin sees a copy's source; else its bytes pass through here. Raises NotFound, Invalid."""
+    source = parse_copy_source((request.header("x-amz-copy-source") or "").partition("?versionId=")[0])
+    return await can_copy(context.resolve(source.bucket).origin, target.origin)
 
 
 def _is_the_origins(context: Context, name: str, request: Request) -> bool:

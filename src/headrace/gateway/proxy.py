@@ -197,6 +197,13 @@ async def _whole(body: AsyncIterator[bytes], size_max: int) -> bytes:
     return b"".join(pieces)
 
 
+async def can_copy(source: Origin, origin: Origin) -> bool:
+    """Whether `origin` can copy from `source` by itself: both are buckets that one S3 server shows to the same keys."""
+    if not isinstance(source, S3Origin) or not isinstance(origin, S3Origin):
+        return False
+    return await source.client.identity() == await origin.client.identity()
+
+
 async def _copy_source(context: ProxyContext, origin: S3Origin, header: str) -> str:
     """The source in the origin's names. Raises Invalid (NotImplemented) when it lies at another origin."""
     path, mark, version = header.partition("?versionId=")
@@ -206,7 +213,7 @@ async def _copy_source(context: ProxyContext, origin: S3Origin, header: str) -> 
             "Copy Source must mention the source bucket and key: sourcebucket/sourcekey", kind="InvalidArgument"
         )
     source = context.resolve(bucket).origin
-    if not isinstance(source, S3Origin) or await source.client.identity() != await origin.client.identity():
+    if not isinstance(source, S3Origin) or not await can_copy(source, origin):
         raise Invalid(f"{bucket} lies at another origin than the copy's target", kind="NotImplemented")
     return quote(f"/{source.bucket}/{source.prefix}{key}", safe="-_.~/") + mark + version
 
