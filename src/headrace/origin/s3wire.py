@@ -42,7 +42,7 @@ def text_of(value: str) -> str:
 
 def codings_of(value: str) -> str:
     """A Content-Encoding without `aws-chunked`, the framing of one request, which some servers store."""
-    return ",".join(word for part in value.split(",") if (word := part.strip()) and word.lower() != "aws-chunked")
+    return ", ".join(word for part in value.split(",") if (word := part.strip()) and word.lower() != "aws-chunked")
 
 
 def milliseconds(value: str | None) -> int:
