@@ -116,6 +116,13 @@ class Bound:
         """There is no account."""
         return bucket in self.targets
 
+    async def renew(self) -> None:
+        """There is no account."""
+
+    def in_account(self, bucket: str) -> bool:
+        """There is no account."""
+        return bucket == ""
+
     def account_target(self, bucket: str) -> BucketTarget | None:
         """There is no account."""
         return self.targets.get(bucket) if bucket == "" else None

@@ -40,7 +40,8 @@ def check_bucket_name(name: str) -> None:
 
 
 async def _targets(context: Context, request: Request) -> list[BucketTarget]:
-    """The buckets the caller may see, by name."""
+    """The buckets the caller may see, by name; those of accounts as they are now."""
+    await context.bindings.renew()
     found = {target.bucket: target for target in context.bindings.listed()}
     for info in await context.store.buckets():
         # A name that no bucket may have is the store's own (unfinished uploads of other origins).

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from headrace.base.errors import NotFound
@@ -13,6 +12,7 @@ from headrace.gateway import access
 from headrace.gateway.files import OpenFiles
 from headrace.gateway.keyring import Keyring, user_id
 from headrace.gateway.messages import Identity, Request
+from headrace.gateway.spool import Spool
 from headrace.gateway.targets import FILE, PROXY, REMOTE, STORE, Bindings, BucketTarget, NoBindings, store_target
 from headrace.origin.store import Store
 from headrace.telemetry.metrics import Metrics
@@ -42,7 +42,7 @@ class Context:
     ring: Ring
     bindings: Bindings = field(default_factory=NoBindings)
     reader: Reader | None = None
-    spool: Path | None = None
+    spool: Spool | None = None
     """Where bodies for remote origins wait until the cache takes them over; None: they are only passed on."""
     domains: tuple[str, ...] = ()
     region: str = REGION

@@ -27,6 +27,8 @@ from headrace.telemetry.records import MEMORY, NO_TRACE, Ring
 from headrace.wire.words import BINDINGS, EPOCH, INDEX, KEYS, Words, stripe
 
 INLINE_BYTES_MAX = 8 * 1024
+SECURE_BYTES_MAX = 256 * 1024
+"""The largest answer that goes out in one piece under TLS; larger ones are cut up by the general path."""
 _SHAPES_TRIED_MAX = 8
 _NO_EXPIRY = float("inf")
 
@@ -230,6 +232,8 @@ class Hot:
 
     def _send_large(self, connection: Client, entry: Entry, head: bytes, start: int, length: int) -> bool:
         """Head with MSG_MORE, then sendfile; the first slice must be resident."""
+        if connection.outlet.secure and length > SECURE_BYTES_MAX:
+            return False
         held = self._hold(entry)
         if held is None:
             return False
@@ -237,6 +241,13 @@ class Hot:
         if not resident(held.descriptor, offset, min(length, SLICE_BYTES_MAX)):
             self._files.release(held)
             return False
+        if connection.outlet.secure:  # TLS needs the bytes in user space
+            try:
+                connection.outlet.write(head + os.pread(held.descriptor, length, offset))
+            finally:
+                self._files.release(held)
+            connection.last_ns = 0
+            return True
         connection.send_file(head, held, offset, length)
         return True
 

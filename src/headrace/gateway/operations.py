@@ -87,7 +87,10 @@ async def _answer(context: Context, request: Request) -> Response:
     if target is not None and target.kind == PROXY and _is_the_origins(context, name, request):
         _authorize_source(context, request)
         if name != "CopyObject" or await _is_copied_there(context, request, target):
-            return await forward(context, request, target)
+            response = await forward(context, request, target)
+            if name == "DeleteBucket" and response.status < 300:
+                await context.bindings.renew()
+            return response
     handler = OPERATIONS.get(name)
     if handler is None:
         raise Invalid(f"{name} is not implemented", kind="NotImplemented")
@@ -139,6 +142,8 @@ def _is_the_origins(context: Context, name: str, request: Request) -> bool:
         return any(key.startswith(_ORIGIN_READ_HEADERS) for key, _ in request.headers)
     if name == "PutObject":
         return any(key.startswith(b"x-amz-") and not key.startswith(_PLAIN_WRITE_HEADERS) for key, _ in request.headers)
+    if name == "DeleteBucket":  # a bucket bound by hand is unbound by hand
+        return context.bindings.in_account(request.bucket)
     if name == "DeleteObjects":
         # Forwarded only for who may delete anything; else headrace judges and deletes key by key.
         try:

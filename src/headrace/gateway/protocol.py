@@ -138,7 +138,6 @@ class Connection(asyncio.Protocol):
                 and data[-4:] == b"\r\n\r\n"
                 and len(data) <= HEAD_BYTES_MAX
                 and self.outlet.clear
-                and not self.outlet.secure
                 and not self._closing
                 and self._gateway.hot.serve(self, data)
             ):
@@ -228,8 +227,8 @@ class Connection(asyncio.Protocol):
             already, self.outlet.cold_slices, self.outlet.device_ns = self.outlet.sent, 0, 0
             closing = response.closing or not message.keep_alive or self._closing or self._gateway.draining
             unread = message.body is not None and not message.body.ended
-            await self._send(message, response, closing or unread)
-            self._gateway.record(request, response, self, first_ns, self.outlet.sent - already)
+            head_bytes = await self._send(message, response, closing or unread)
+            self._gateway.record(request, response, self, first_ns, self.outlet.sent - already - head_bytes)
         except Exception as error:
             self._gateway.log_cut(error)
             self._transport.abort()
@@ -250,7 +249,8 @@ class Connection(asyncio.Protocol):
                 self._pause_reading(False)
             self._next()
 
-    async def _send(self, message: Message, response: Response, closing: bool) -> None:
+    async def _send(self, message: Message, response: Response, closing: bool) -> int:
+        """Send an answer; returns the length of its head in bytes."""
         body = response.body
         chunked = False
         lines = [b"HTTP/1.1 %d %s\r\n" % (response.status, _REASONS.get(response.status, b""))]
@@ -283,6 +283,7 @@ class Connection(asyncio.Protocol):
         else:
             await self._send_pieces(head, body, chunked, response)
         await self.outlet.drain()
+        return len(head)
 
     async def _send_pieces(
         self, head: bytes, body: AsyncIterator[bytes | FileSlice], chunked: bool, response: Response

@@ -126,7 +126,7 @@ class Gateway:
             request.bucket, request.key = split_path(message.path, host_bucket)
         # A preflight asks before anything is signed.
         signature = self._authenticate(message, request) if message.method != "OPTIONS" else None
-        if signature is not None and message.method == "GET" and message.raw_head and not connection.outlet.secure:
+        if signature is not None and message.method == "GET" and message.raw_head:
             self._learn(connection, message, signature, host_bucket)
         assert message.body is not None
         request.content_length = message.content_length

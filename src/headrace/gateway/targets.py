@@ -54,6 +54,12 @@ class Bindings(Protocol):
     async def discover(self, bucket: str) -> bool:
         """Look for a bucket in the accounts; True when `target` knows it now."""
 
+    async def renew(self) -> None:
+        """Ask the accounts anew what they hold. Raises Denied, Unavailable."""
+
+    def in_account(self, bucket: str) -> bool:
+        """Whether the bucket appeared by itself, and so goes when the account's bucket does."""
+
     def account_target(self, bucket: str) -> BucketTarget | None:
         """The target a new bucket gets when buckets are made in an account; None: in the embedded store."""
 
@@ -70,6 +76,13 @@ class NoBindings:
         return ()
 
     async def discover(self, bucket: str) -> bool:  # noqa: ARG002 - the promise of Bindings
+        """There is no account."""
+        return False
+
+    async def renew(self) -> None:
+        """There is no account."""
+
+    def in_account(self, bucket: str) -> bool:  # noqa: ARG002 - the promise of Bindings
         """There is no account."""
         return False
 

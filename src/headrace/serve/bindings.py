@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from headrace.base import clock
 from headrace.base.errors import Denied, HeadraceError, Invalid, NotFound, Unavailable
 from headrace.base.limits import ACCOUNT_DISCOVER_SECONDS, ORIGINS_OPEN_MAX
-from headrace.gateway.bindings import BindingTable
+from headrace.gateway.bindings import ACCOUNT, BindingTable
 from headrace.gateway.context import FILE, PROXY, REMOTE, BucketTarget, store_target
 from headrace.model.bindings import Binding
 from headrace.origin.base import Origin
@@ -31,6 +31,7 @@ class NodeBindings:
         self.listed_once = asyncio.Event()
         self._open: dict[tuple[int, str], Origin] = {}
         self._missing: dict[str, float] = {}
+        self._created: dict[str, int] = {}
         self._asking = asyncio.Lock()
 
     async def close(self) -> None:
@@ -63,6 +64,15 @@ class NodeBindings:
                 found.append(target)
         return found
 
+    async def renew(self) -> None:
+        """Ask the accounts anew, so that a listing shows what they hold now. Raises Denied, Unavailable."""
+        if self.accounts:
+            await self.refresh(0.0)
+
+    def in_account(self, bucket: str) -> bool:
+        """Whether the bucket appeared by itself, and so goes when the account's bucket does."""
+        return self.table.source(bucket) == ACCOUNT
+
     async def discover(self, bucket: str) -> bool:
         """Look for a bucket in the accounts; a name that is in none is not asked for again for a while."""
         now = clock.steady()
@@ -88,9 +98,12 @@ class NodeBindings:
     async def refresh(self, seconds_old_max: float) -> None:
         """Bind what the accounts hold now, and unbind what they lost. Raises Denied, Invalid, Unavailable."""
         wanted: dict[str, str] = {}
+        created: dict[str, int] = {}
         for account in self.accounts:
-            for bucket in await account.buckets(seconds_old_max=seconds_old_max):
+            for bucket, created_ms in (await account.buckets(seconds_old_max=seconds_old_max)).items():
                 wanted.setdefault(bucket, bucket_url(account.url, bucket))
+                created.setdefault(bucket, created_ms)
+        self._created = created
         self.table.set_account(list(wanted.items()))
         self.listed_once.set()
 
@@ -121,7 +134,8 @@ class NodeBindings:
         if isinstance(origin, StoreBucket):
             return store_target(self._origins.store(parse(binding.url).path), binding.bucket, binding)
         kind = FILE if origin.local else PROXY if isinstance(origin, S3Origin) else REMOTE
-        return BucketTarget(bucket=binding.bucket, origin=origin, kind=kind, binding=binding)
+        created_ms = self._created.get(binding.bucket, 0)
+        return BucketTarget(bucket=binding.bucket, origin=origin, kind=kind, binding=binding, created_ms=created_ms)
 
 
 async def keep_accounts(bindings: NodeBindings, seconds: float) -> None:
