@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cache_world import Node, eventually, noise
@@ -85,3 +86,27 @@ async def test_staging_brings_a_whole_object_in(tmp_path: Path) -> None:
         assert (got, answer.cache, node.origin.reads) == (data, "HIT", 6)
         with pytest.raises(errors.NotFound):
             await node.reader.client.stage(node.binding, "missing")
+
+
+async def test_a_spool_file_that_is_gone_is_no_fault_of_the_tier(tmp_path: Path) -> None:
+    async with Node(tmp_path, "immutable") as node:
+        data = noise(2 * BLOCK)
+        version = node.origin.set("a", data)
+        assert node.agent is not None
+        tools = node.agent._tools
+        spool = tmp_path / "tier" / "spool" / "one"
+        spool.write_bytes(data)
+        reserve = tools.shelf.reserve
+
+        async def leave_then_reserve(*arguments: Any) -> Any:
+            spool.unlink(missing_ok=True)  # as a worker does whose client leaves
+            return await reserve(*arguments)
+
+        tools.shelf.reserve = leave_then_reserve  # type: ignore[method-assign]
+        with pytest.raises(errors.Invalid):
+            await node.reader.client.ingest(node.binding, "a", ObjectInfo(key="a", version=version), spool, steady())
+        tools.shelf.reserve = reserve  # type: ignore[method-assign]
+        assert node.agent.statistics().sick == ("",)
+        await node.get("a")
+        await node.settled()
+        assert (await node.get("a"))[1].cache == "HIT"

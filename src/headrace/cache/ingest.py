@@ -65,6 +65,10 @@ def _copy(path: str, start: int, reservation: Reservation) -> Entry:
     checksummer = Checksummer()
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:  # the worker was killed, or its client left: no fault of the tier
+        writer.abandon(reservation)
+        raise errors.Invalid(f"spool file {path} is gone: {error.strerror}") from error
+    try:
         try:
             _copy_range(descriptor, start, reservation)
             for offset in range(start, start + length, _STEP_BYTES):

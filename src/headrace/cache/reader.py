@@ -184,7 +184,7 @@ class Reader:
             if question is not None:
                 question.close()
             raise
-        source = Source(self.hits, self.client, origin, binding.id, self._note_bypass)
+        source = Source(self.hits, self.client, origin, binding.id, self.note_bypass)
         body = Body(source, known.info, start, stop, question)
         await body.prepare()
         missed = body.missed or known.fresh
@@ -265,7 +265,7 @@ class Reader:
         self, reason: str, origin: Origin, key: str, byte_range: tuple[int, int | None], conditions: Conditions
     ) -> Answer:
         """Read from the origin as if there were no cache."""
-        self._note_bypass(reason)
+        self.note_bypass(reason)
         opened = await origin.open(key, *byte_range, conditions)
         self.counts["BYPASS"] += 1
         return Answer(opened.info, opened.start, opened.length, 0.0, "BYPASS", StraightBody(opened), "origin")
@@ -314,7 +314,8 @@ class Reader:
         index = self.hits.index.current()
         return None if index is None else index.meta(str(binding.id), key)
 
-    def _note_bypass(self, reason: str) -> None:
+    def note_bypass(self, reason: str) -> None:
+        """Count that something went around the cache."""
         self.counts[f"bypass {reason}"] += 1
 
 

@@ -18,6 +18,7 @@ from headrace.config.settings import Settings
 from headrace.gateway.context import Context
 from headrace.gateway.files import OpenFiles
 from headrace.gateway.keyring import Keyring
+from headrace.gateway.spool import Spool
 from headrace.media.tiers import SegmentPaths
 from headrace.origin.factory import Origins
 from headrace.serve.bindings import NodeBindings
@@ -46,15 +47,17 @@ def cache_tiers(settings: Settings, layout: Layout) -> list[Tier]:
     return [Tier(own, size)]
 
 
-def open_spool(found: list[Tier]) -> Path | None:
+def open_spool(found: list[Tier]) -> Spool | None:
     """Where workers keep bodies on their way to a remote origin: on the first tier's disk; None without one."""
     for tier in found:
-        spool = tier.path / SPOOL
+        folder = tier.path / SPOOL
         try:
-            spool.mkdir(parents=True, exist_ok=True, mode=0o700)
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as problem:
             _log.warning("no spool on tier", directory=str(tier.path), reason=str(problem))
             continue
+        spool = Spool(folder)
+        spool.clear_dead()
         return spool
     return None
 

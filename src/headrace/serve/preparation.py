@@ -6,6 +6,7 @@ Light to import: the supervisor stays small, and `headrace bucket` and `doctor` 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from pathlib import Path
 
 from headrace.config.load import Tier, tiers
@@ -105,4 +106,5 @@ def clear_spools(settings: Settings, layout: Layout) -> None:
     """Remove what killed workers left half-way to an origin: it was never acknowledged. Before any worker runs."""
     for tier in tiers(settings) or [Tier(layout.tiers / "0", 0)]:
         for path in (tier.path / SPOOL).glob("*.put"):
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # a broken disk must not keep the node from starting
+                path.unlink()
