@@ -41,7 +41,7 @@ def check_length(request: Request) -> None:
 def upload_of(request: Request, attributes: Attributes = NO_ATTRIBUTES) -> Upload:
     """The request's body as an upload; its checksums join `attributes` when the body is exhausted."""
     payload = payload_of(request)
-    upload = Upload(body=_nothing(), size=request.content_length, attributes=attributes)
+    upload = Upload(body=_nothing(), size=request.content_length, attributes=attributes, md5=payload.md5)
     upload.body = _finishing(payload, payload, upload)
     return upload
 

@@ -56,7 +56,7 @@ class Payload:
 
     After exhaustion `checksums` holds the verified or wanted flexible checksums (algorithm -> base64)
     and `received` the decoded length. `protected` says that a Content-MD5 or a flexible checksum was
-    announced. `length` is the announced decoded length or None.
+    announced, `md5` which MD5 (hex) or None. `length` is the announced decoded length or None.
     """
 
     def __init__(self, raw: AsyncIterator[bytes], announced: Announced, signer: AwsChunkSigner | None) -> None:
@@ -75,6 +75,7 @@ class Payload:
         self._wanted: list[str] = []
         self.length = announced.length
         self.protected = announced.protected
+        self.md5 = announced.md5.hex() or None
         self.received = 0
         self.checksums: dict[str, str] = {}
 

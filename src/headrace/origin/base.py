@@ -66,6 +66,8 @@ class Upload:
     body: Body
     size: int | None = None
     attributes: Attributes = NO_ATTRIBUTES
+    md5: str | None = None
+    """The body's MD5 in hex where the body itself verifies it before its end: nobody need compute it again."""
     etag: str | None = None
     """The ETag to store instead of the body's MD5 (assembled uploads, copies)."""
 
@@ -102,14 +104,13 @@ class Origin(ABC):
         """Remove the object; no error when it does not exist."""
 
     @abstractmethod
-    async def list(
-        self, prefix: str = "", *, after: str = "", delimiter: str = "", limit: int = 1000
-    ) -> Page:
+    async def list(self, prefix: str = "", *, after: str = "", delimiter: str = "", limit: int = 1000) -> Page:
         """At most `limit` keys and common prefixes greater than `after` that start with `prefix`."""
 
     async def locate(self, key: str) -> Located:
         """Where the bytes lie (only when `local`). Files named by it stay readable through open
-        descriptors after delete or overwrite, and are never changed in place."""
+        descriptors after delete or overwrite, and are never changed in place.
+        """
         raise NotImplementedError(self.url)
 
     async def close(self) -> None:

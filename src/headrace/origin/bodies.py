@@ -70,9 +70,10 @@ def write_all(descriptor: int, pieces: Sequence[bytes]) -> int:
 class BodyWriter:
     """One body on its way to disk. Used by one thread at a time; `abandon` unless `finish` returned."""
 
-    def __init__(self, bodies: Bodies, algorithms: Sequence[str] = ()) -> None:
+    def __init__(self, bodies: Bodies, algorithms: Sequence[str] = (), md5: str | None = None) -> None:
         self._bodies = bodies
         self.size = 0
+        self._known_md5 = md5
         self._md5 = hashlib.md5(usedforsecurity=False)
         self._checksums = [Checksum(algorithm) for algorithm in algorithms]
         self._written_back = 0
@@ -95,7 +96,8 @@ class BodyWriter:
             )
             self._written_back = self.size
         for piece in pieces:
-            self._md5.update(piece)
+            if self._known_md5 is None:
+                self._md5.update(piece)
             for checksum in self._checksums:
                 checksum.update(piece)
 
@@ -113,7 +115,7 @@ class BodyWriter:
     @property
     def md5(self) -> str:
         """MD5 of what was written, in hex."""
-        return self._md5.hexdigest()
+        return self._known_md5 or self._md5.hexdigest()
 
     @property
     def checksums(self) -> dict[str, str]:

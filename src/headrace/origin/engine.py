@@ -72,7 +72,7 @@ class Engine:
         """
 
         def create() -> BodyWriter:
-            return BodyWriter(self.bodies, algorithms)
+            return BodyWriter(self.bodies, algorithms, upload.md5 or upload.etag)
 
         received = await self._ingest.receive(upload, create)
         try:
