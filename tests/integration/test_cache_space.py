@@ -8,6 +8,7 @@ import pytest
 from cache_world import Node, eventually, name, noise
 
 from headrace.base import errors, limits
+from headrace.cache import hits
 from headrace.cache.eviction import AMPLIFICATION_MAX, MAIN
 from headrace.cache.runner import AgentSettings
 from headrace.wire.words import INDEX
@@ -140,3 +141,31 @@ async def test_without_tiers_everything_passes_by(tmp_path: Path) -> None:
         got, answer = await node.get("a")
         assert (got, answer.cache) == (noise(9_000_000), "BYPASS")
         assert node.reader.counts["bypass no-tier"] == 1
+
+
+async def test_bytes_checked_in_memory_are_checked_again_when_they_come_from_the_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk can lose what it took: the page cache knew better until it let go."""
+    async with Node(tmp_path, "immutable") as node:
+        data = noise(700_000)
+        for key in ("whole", "range"):
+            node.origin.set(key, data)
+            await node.get(key)
+            await node.settled()
+            assert (await node.get(key))[1].cache == "HIT"
+            assert node.reader.hit_now(node.binding, key) is not None
+            location = node.reader.hits.find([name(node, key)])[0]
+            assert location is not None
+            path = next(path for path in node.segments() if f"{location.segment_id:016x}" in path.name)
+            with path.open("r+b") as file:
+                file.seek(location.data_offset + 300_000)
+                file.write(bytes(1000))
+            monkeypatch.setattr(hits, "resident", lambda *_: False)
+            assert node.reader.hit_now(node.binding, key) is None
+            start, stop = (0, None) if key == "whole" else (290_000, 310_000)
+            assert (await node.get(key, start, stop))[0] == data[start:stop]
+            assert node.reader.hits.counts["corrupt"] == 1 + (key == "range")
+            monkeypatch.undo()
+            await node.get(key)
+            await node.settled()

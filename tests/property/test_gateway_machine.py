@@ -15,7 +15,7 @@ from pathlib import Path
 import boto3
 import pytest
 from botocore.config import Config
-from gateway_calls import FOLDER, NAMES, REMOTE, STORE, GatewayCalls, bodies, data, metadata
+from gateway_calls import FOLDER, REMOTE, REMOTE_NAMES, STORE, GatewayCalls, bodies, data, metadata
 from gateway_model import Object, body_of, etag_of, in_order
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
@@ -129,7 +129,7 @@ class Gateway(GatewayCalls):
 
     def draw_foreign(self, choice: st.DataObject) -> tuple[str, str]:
         bucket = choice.draw(st.sampled_from([FOLDER, REMOTE]))
-        names = in_order(self.buckets[bucket].objects) or NAMES
+        names = in_order(self.buckets[bucket].objects) or REMOTE_NAMES
         return bucket, choice.draw(st.sampled_from(names))
 
     @rule(choice=data, body=bodies, in_place=st.booleans(), look=st.booleans())

@@ -73,7 +73,8 @@ class Hits:
 
     The first time this worker uses a block, its full name is compared and its bytes are checked
     against the frame's checksums (all of them, or the 64 KiB units of a range whose block is not in
-    memory); what fails is dropped from the cache and treated as missing.
+    memory); what fails is dropped from the cache and treated as missing. Bytes that were in memory then
+    prove nothing of the device, so they are checked again the first time they come from there.
     """
 
     def __init__(self, index: IndexHandle, paths: SegmentPaths, client: AgentClient, words: Words) -> None:
@@ -84,7 +85,8 @@ class Hits:
         self._view = words.view
         self._unlinked = self._view[INDEX]
         self._pool = ThreadPoolExecutor(limits.DEVICE_READS_MAX, thread_name_prefix="headrace-check")
-        self._checked: OrderedDict[tuple[int, int], None] = OrderedDict()
+        self._checked: OrderedDict[tuple[int, int], bool] = OrderedDict()
+        """Checked blocks by segment and frame; True when their bytes came from the device, not from memory."""
         self._touches: list[tuple[bytes, int]] = []
         self._flush: asyncio.TimerHandle | None = None
 
@@ -134,11 +136,14 @@ class Hits:
 
     def now(self, name: BlockName, location: Location) -> Ready | None:
         """The block if it was checked before and its segment opens; no waiting."""
-        if (location.segment_id, location.frame_offset) not in self._checked:
+        proven = self._checked.get((location.segment_id, location.frame_offset))
+        if proven is None:
             return None
         try:
             file = self.files.get(location.segment_id)
         except errors.HeadraceError:
+            return None
+        if not proven and not resident(file.descriptor, location.data_offset, location.length):
             return None
         self.touch(block_digest(*name), location.segment_id)
         return Ready(file, location, "memory")
@@ -158,12 +163,12 @@ class Hits:
     async def _check(self, file: SegmentFile, location: Location, name: BlockName, start: int, stop: int) -> bool:
         """Check what this worker did not check before. Raises OSError; False when it is not the block."""
         known = location.segment_id, location.frame_offset
-        if known in self._checked:
+        proven = self._checked.get(known)
+        if proven or (proven is False and resident(file.descriptor, location.data_offset + start, stop - start)):
             self._checked.move_to_end(known)
             return True
-        whole = (start, stop) == (0, location.length) or resident(
-            file.descriptor, location.data_offset, location.length
-        )
+        in_memory = resident(file.descriptor, location.data_offset, location.length)
+        whole = in_memory or (start, stop) == (0, location.length)
         span = (
             (0, location.length) if whole else (start // _UNIT * _UNIT, min(-(-stop // _UNIT) * _UNIT, location.length))
         )
@@ -175,7 +180,7 @@ class Hits:
             await self._drop(name, location.segment_id, corrupt=True)
             return False
         if whole:
-            self._checked[known] = None
+            self._checked[known] = not in_memory
             if len(self._checked) > limits.CHECKED_BLOCKS_MAX:
                 self._checked.popitem(last=False)
         return True

@@ -231,14 +231,15 @@ class Hot:
         self._inline_bytes += len(body)
 
     def _send_large(self, connection: Client, entry: Entry, head: bytes, start: int, length: int) -> bool:
-        """Head with MSG_MORE, then sendfile; the first slice must be resident."""
+        """Head with MSG_MORE, then sendfile; the first slice must be resident, of a cached object all of it."""
         if connection.outlet.secure and length > SECURE_BYTES_MAX:
             return False
         held = self._hold(entry)
         if held is None:
             return False
         offset = entry.offset + start
-        if not resident(held.descriptor, offset, min(length, SLICE_BYTES_MAX)):
+        # A cached object whose end must come from the device may have to be checked first.
+        if not resident(held.descriptor, offset, length if entry.touch is not None else min(length, SLICE_BYTES_MAX)):
             self._files.release(held)
             return False
         if connection.outlet.secure:  # TLS needs the bytes in user space
