@@ -58,6 +58,7 @@ STAGED_SECONDS_MAX = 7 * 24 * 3600.0
 """How long a completed upload waits for its client to try again to bring it to a remote origin."""
 STAGED_SWEPT_MAX = 16
 DEVICE_READS_MAX = 16
+READ_AHEAD_BYTES = 3 * MIB
 DEVICE_QUEUE_MAX = 2048
 
 # -- cache

@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from headrace.base.clock import monotonic_ns
 from headrace.base.errors import HeadraceError, Unavailable
-from headrace.base.limits import SLICE_BYTES_MAX
+from headrace.base.limits import READ_AHEAD_BYTES, SLICE_BYTES_MAX
 from headrace.gateway.devices import Devices
 from headrace.media.residency import resident
 from headrace.model.objects import FileSlice
@@ -201,7 +201,7 @@ class Outlet:
         self.cold_slices += 1
         started = monotonic_ns()
         future = self._devices.read(self._descriptor, self._offset, length)
-        ahead = min(self._remaining - length, SLICE_BYTES_MAX)
+        ahead = min(self._remaining - length, READ_AHEAD_BYTES)
         if ahead:
             self._read_ahead(self._offset + length, ahead)
         future.add_done_callback(lambda ended: self._device_ready(ended, length, started))
