@@ -160,7 +160,12 @@ class Hot:
             return False
         path = shape.bucket_prefix + matched.path
         entry = self._memo.get(path)
-        if entry is None or view[entry.stripe] != entry.stamp or entry.expires < self.now:
+        # `self.now` is up to a second old, which a lease may not be.
+        if (
+            entry is None
+            or view[entry.stripe] != entry.stamp
+            or (entry.expires < _NO_EXPIRY and entry.expires < wall())
+        ):
             entry = self._load(path)
             if entry is None:
                 return False
@@ -184,7 +189,7 @@ class Hot:
                 length,
             )
         if entry.fetched is not None:
-            head = b"%sx-headrace-age: %d\r\n" % (head, max(0, self.now - entry.fetched))
+            head = b"%sx-headrace-age: %d\r\n" % (head, max(0, wall() - entry.fetched))
         self.count += 1
         head = b"%s%s%016X\r\n\r\n" % (head, self.tail, self.count)
         if length <= SMALL_BYTES_MAX:
