@@ -252,10 +252,29 @@ async def test_a_completion_that_the_origin_refused_can_be_repeated_or_aborted(w
         if ending == "abort":
             assert (await world.call("DELETE", f"/far/k?uploadId={upload}")).status == 204
             assert (await world.call("GET", "/far/k")).code == "NoSuchKey"
+            assert (await _complete(world, "/far/k", upload, [(1, etag)])).code == "NoSuchUpload"
+            assert (await world.call("DELETE", f"/far/k?uploadId={upload}")).code == "NoSuchUpload"
             continue
         assert (await _complete(world, "/far/k", upload, [(1, etag)])).status == 200
         assert (await world.call("GET", "/far/k")).body == b"body"
         assert (await world.call("DELETE", "/far/k")).status == 204
+
+
+async def test_a_completion_is_acknowledged_only_when_the_origin_has_it(world: World) -> None:
+    distant = world.bound.targets["far"].origin
+    assert isinstance(distant, Distant)
+    lost, kept = [await _begin(world, "/far/k") for _ in range(2)]
+    etags = [await _part(world, "/far/k", upload, 1, body) for upload, body in ((lost, b"lost"), (kept, b"kept"))]
+    distant.failure = Unavailable("the origin is away")
+    assert (await _complete(world, "/far/k", lost, [(1, etags[0])])).code == "ServiceUnavailable"
+    distant.failure = None
+    assert (await _complete(world, "/far/k", kept, [(1, etags[1])])).status == 200  # takes the other's hidden place
+    assert (await _complete(world, "/far/k", lost, [(1, etags[0])])).code == "NoSuchUpload"
+    assert (await world.call("GET", "/far/k")).body == b"kept"
+    puts = distant.asked.count("put")
+    assert (await _complete(world, "/far/k", kept, [(1, etags[1])])).status == 200
+    assert distant.asked.count("put") == puts
+    assert (await world.call("DELETE", f"/far/k?uploadId={kept}")).code == "NoSuchUpload"
 
 
 async def test_tags_and_lists_stay_with_the_embedded_store(world: World) -> None:

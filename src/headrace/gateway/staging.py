@@ -2,8 +2,9 @@
 
 A bucket of the embedded store has them itself. For any other origin the parts wait in a hidden bucket
 of the embedded store and go to the origin as one body on completion: the upload is first completed
-there (which verifies it and can be repeated), then streamed out, then removed. A crash in between
-leaves the hidden object, and the client's next attempt goes on from it.
+there (which verifies it and can be repeated), then streamed out, then noted as delivered and removed
+in one transaction. A crash in between leaves the hidden object, and the client's next attempt goes on
+from it. Only that note makes a repeated completion succeed without an object to deliver.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from headrace.base.errors import Conflict, NotFound
 from headrace.base.limits import STAGED_SECONDS_MAX, STAGED_SWEPT_MAX
 from headrace.gateway.object_targets import put_object_at, require_writable
 from headrace.model.objects import NO_CONDITIONS, Conditions, ObjectInfo
-from headrace.origin.base import Upload
+from headrace.origin.base import Opened, Upload
 from headrace.origin.complete import CompletePart
 from headrace.origin.store_bucket import StoreBucket
-from headrace.origin.upload_rows import no_such_upload
+from headrace.origin.upload_rows import DELIVERED, no_such_upload
 
 if TYPE_CHECKING:
     from headrace.gateway.context import BucketTarget, Context
@@ -80,28 +81,35 @@ async def complete(
 ) -> ObjectInfo:
     """Make the parts the object at the target's origin; repeating it gives the same answer.
 
-    Raises what `StoreBucket.complete_upload` and `Origin.put` raise, and Conflict (OperationAborted)
-    when another upload of the same key was completed in between.
+    Raises what `StoreBucket.complete_upload` and `Origin.put` raise, Conflict (OperationAborted) when
+    another upload of the same key was completed in between, and NotFound (NoSuchUpload) when the
+    body is gone though it was never delivered.
     """
     require_writable(target)
     bucket = upload_bucket(context, target, upload_id)
     if bucket is target.origin:
         return await bucket.complete_upload(key, upload_id, parts, conditions, expected, expected_type, expected_size)
     whole = await bucket.complete_upload(key, upload_id, parts, NO_CONDITIONS, expected, expected_type, expected_size)
-    pinned = Conditions(if_match=(whole.etag,))
+    if whole.version.token == DELIVERED:
+        return whole  # only the answer was lost
     try:
         opened = await bucket.open(key)
     except NotFound:
-        return whole  # put to the origin before; only the answer was lost
-    if opened.info.version != whole.version:
+        opened = None
+    if opened is None or opened.info.version != whole.version:
+        if opened is not None:
+            await _close(opened)
+        if (await bucket.complete_upload(key, upload_id, parts)).version.token == DELIVERED:
+            return whole  # by another attempt, just now
+        if opened is None:
+            raise no_such_upload(upload_id)
         raise Conflict(
             "A conflicting conditional operation is currently in progress against this resource. Please try again.",
             kind="OperationAborted",
         )
     upload = Upload(body=opened.body, size=opened.length, attributes=whole.attributes, etag=whole.etag)
     info = await put_object_at(context, target, key, upload, conditions)
-    with contextlib.suppress(Conflict):
-        await bucket.delete(key, pinned)
+    await bucket.note_delivered(key, upload_id, whole.version)
     return info
 
 
@@ -113,7 +121,10 @@ async def abort(context: Context, target: BucketTarget, key: str, upload_id: str
     except NotFound:
         if bucket is target.origin:
             raise
-        whole = await bucket.complete_upload(key, upload_id, ())  # raises NoSuchUpload unless completed before
-        current = await bucket.head(key)
-        if current.version == whole.version:
-            await bucket.delete(key, Conditions(if_match=(whole.etag,)))
+        await bucket.forget_completed(key, upload_id)
+
+
+async def _close(opened: Opened) -> None:
+    close = getattr(opened.body, "aclose", None)
+    if close is not None:
+        await close()

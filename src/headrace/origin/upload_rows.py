@@ -26,6 +26,8 @@ from headrace.origin.rows import (
 )
 
 _UPLOADS = "SELECT key, id, created_ms, owner, attributes, algorithm, checksum_type FROM uploads"
+DELIVERED = ""
+"""Token of what an upload became once that was stored elsewhere: no object of a store has it."""
 _LAST_ID = "\U0010ffff"
 
 
@@ -173,6 +175,16 @@ def find_completed(db: sqlite3.Connection, bucket: int, upload_id: str, key: str
         attributes=unpack_attributes(row[5], row[4]),
         parts=unpack_parts(row[6]),
     )
+
+
+def mark_delivered(db: sqlite3.Connection, bucket: int, upload_id: str) -> None:
+    """Note that what the upload became was stored elsewhere."""
+    db.execute("UPDATE completed SET token=? WHERE id=? AND bucket=?", (DELIVERED, upload_id, bucket))
+
+
+def drop_completed(db: sqlite3.Connection, bucket: int, upload_id: str) -> None:
+    """Forget what the upload became; completing it again finds no upload."""
+    db.execute("DELETE FROM completed WHERE id=? AND bucket=?", (upload_id, bucket))
 
 
 def list_part_rows(db: sqlite3.Connection, upload: UploadInfo, after: int, limit: int) -> PartPage:

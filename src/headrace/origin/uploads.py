@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from headrace.base import clock
 from headrace.base.errors import Busy, Invalid, Unavailable
 from headrace.base.rng import token_hex
-from headrace.model.objects import NO_ATTRIBUTES, NO_CONDITIONS, Attributes, Conditions, ObjectInfo, PartInfo
+from headrace.model.objects import NO_ATTRIBUTES, NO_CONDITIONS, Attributes, Conditions, ObjectInfo, PartInfo, Version
 from headrace.origin.base import Located, Upload
 from headrace.origin.bodies import EMPTY_MD5, BodyWriter, Piece
 from headrace.origin.catalogue import Transaction
@@ -17,23 +17,28 @@ from headrace.origin.complete import CompletePart, check_expected, choose, objec
 from headrace.origin.conditions import key_bytes, resolve_range
 from headrace.origin.local import cut
 from headrace.origin.part_copy import copy_extents
-from headrace.origin.rows import bucket_id
+from headrace.origin.rows import bucket_id, unpack_pieces
 from headrace.origin.store_objects import StoreObjects, remove_all
 from headrace.origin.upload_rows import (
+    DELIVERED,
     PartPage,
     UploadInfo,
     UploadPage,
     add_upload,
     check_part_number,
+    drop_completed,
     drop_upload,
     find_completed,
     find_upload,
     list_part_rows,
     list_upload_rows,
+    mark_delivered,
+    no_such_upload,
     note_completed,
     store_part,
     stored_parts,
 )
+from headrace.wire.words import stripe
 
 _NONE: Mapping[str, str] = {}
 _IMPOSSIBLE = {("sha1", "FULL_OBJECT"), ("sha256", "FULL_OBJECT"), ("crc64nvme", "COMPOSITE")}
@@ -189,6 +194,42 @@ class StoreUploads(StoreObjects):
             drop_upload(transaction, upload.upload_id)
 
         await self._engine.apply(operation)
+
+    async def note_delivered(self, key: str, upload_id: str, version: Version) -> None:
+        """What the upload became is stored elsewhere: remember that, and remove it here, in one transaction."""
+
+        def operation(transaction: Transaction) -> None:
+            number = bucket_id(transaction.db, self.name)
+            mark_delivered(transaction.db, number, upload_id)
+            self._remove_version(transaction, number, key, version)
+
+        await self._engine.apply(operation)
+
+    async def forget_completed(self, key: str, upload_id: str) -> None:
+        """Forget a completed upload and what it became, in one transaction.
+
+        Raises NotFound (NoSuchUpload), also when what it became was delivered elsewhere.
+        """
+
+        def operation(transaction: Transaction) -> None:
+            number = bucket_id(transaction.db, self.name)
+            whole = find_completed(transaction.db, number, upload_id, key)
+            if whole is None or whole.version.token == DELIVERED:
+                raise no_such_upload(upload_id)
+            drop_completed(transaction.db, number, upload_id)
+            self._remove_version(transaction, number, key, whole.version)
+
+        await self._engine.apply(operation)
+
+    def _remove_version(self, transaction: Transaction, number: int, key: str, version: Version) -> None:
+        """Within a transaction: remove the object, if it still is the one of that version."""
+        db, encoded = transaction.db, key_bytes(key)
+        row = db.execute("SELECT token, extents FROM objects WHERE bucket=? AND key=?", (number, encoded)).fetchone()
+        if row is None or row[0] != version.token:
+            return
+        transaction.discard(unpack_pieces(row[1]))
+        db.execute("DELETE FROM objects WHERE bucket=? AND key=?", (number, encoded))
+        transaction.words.append(stripe(self.name, key))
 
     async def list_parts(self, upload_id: str, after: int = 0, limit: int = 1000, key: str | None = None) -> PartPage:
         """Parts with numbers above `after`. Raises NotFound (NoSuchUpload)."""
