@@ -10,6 +10,7 @@ import pytest
 from cache_world import Node, drain, eventually, noise, read_piece
 
 from headrace.base import errors, limits
+from headrace.base.clock import SYSTEM
 from headrace.cache.freshness import IMMUTABLE
 from headrace.model.objects import Conditions, FileSlice
 from headrace.wire.words import stripe
@@ -138,6 +139,30 @@ async def test_a_lease_is_believed_until_it_ends_and_immutable_for_ever(tmp_path
         await asyncio.sleep(0.01)
         got, answer = await node.get("a")
         assert (got, answer.cache) == (new, "MISS")
+
+
+class _SteppedBack:
+    """A clock whose wall time an administrator has set an hour back."""
+
+    def wall(self) -> float:
+        return SYSTEM.wall() - 3600.0
+
+    def steady(self) -> float:
+        return SYSTEM.steady()
+
+
+async def test_a_lease_is_not_lengthened_by_a_clock_that_steps_back(tmp_path: Path) -> None:
+    async with Node(tmp_path, "lease(10m)") as node:
+        node.origin.set("a", noise(1000, 1))
+        await node.get("a")
+        await node.settled()
+        assert (await node.get("a"))[1].cache == "HIT"
+        assert node.reader.hit_now(node.binding, "a") is not None
+        node.origin.set("a", noise(1000, 2))
+        node.reader._clock = _SteppedBack()
+        assert node.reader.hit_now(node.binding, "a") is None
+        assert (await node.get("a", rule=IMMUTABLE))[1].age_seconds == 0
+        assert (await node.get("a"))[0] == noise(1000, 2)
 
 
 async def test_an_object_that_changes_under_a_read_is_looked_up_again(tmp_path: Path) -> None:

@@ -197,9 +197,9 @@ class Reader:
         record = self._record(binding, key)
         if record is None and not again:
             return None
-        age = None if record is None else max(0.0, self._clock.wall() - record.fetched_wall)
+        age = None if record is None else self._clock.wall() - record.fetched_wall  # below 0: the clock was set back
         if record is not None and not again and self.client.trusted and decide(rule, age) is Decision.TRUST:
-            return Known(record.info, age or 0.0)
+            return Known(record.info, max(0.0, age or 0.0))
         return await self._ask(binding, origin, key, rule, record)
 
     async def _ask(self, binding: Binding, origin: Origin, key: str, rule: Rule, record: MetaRecord | None) -> Known:
@@ -291,7 +291,7 @@ class Reader:
         record = self._record(binding, key)
         if record is None:
             return None
-        age = max(0.0, self._clock.wall() - record.fetched_wall)
+        age = self._clock.wall() - record.fetched_wall
         count = -(-record.info.size // limits.BLOCK_BYTES)
         if decide(rule, age) is not Decision.TRUST or count > limits.HOT_BLOCKS_MAX:
             return None
@@ -304,7 +304,7 @@ class Reader:
             pieces.append((ready.file.descriptor, ready.location.data_offset, ready.location.length))
             files.append(ready.file)
         expires = record.fetched_wall + rule.seconds if rule.mode is Mode.LEASE else float("inf")
-        return Hit(record.info, tuple(pieces), age, expires, tuple(files))
+        return Hit(record.info, tuple(pieces), max(0.0, age), expires, tuple(files))
 
     async def forget(self, binding: Binding, key: str) -> None:
         """The object is about to change, or has changed, at the origin: see `AgentClient.forget`."""

@@ -164,7 +164,7 @@ class Hot:
         if (
             entry is None
             or view[entry.stripe] != entry.stamp
-            or (entry.expires < _NO_EXPIRY and entry.expires < wall())
+            or (entry.expires < _NO_EXPIRY and not (entry.fetched or 0.0) <= wall() <= entry.expires)
         ):
             entry = self._load(path)
             if entry is None:
