@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import pytest
 from cache_world import Node, eventually, name, noise, read_piece
 
 from headrace.base import errors, limits
+from headrace.cache import files
+from headrace.cache.files import SegmentFile
 from headrace.wire import agent as wire
 
 BLOCK = limits.BLOCK_BYTES
@@ -186,6 +189,28 @@ async def test_readers_who_leave_free_what_they_waited_for(tmp_path: Path) -> No
         await node.settled()
         assert agent.statistics().fills == 0
         assert node.origin.reads <= 1 + limits.READ_AHEAD_BLOCKS_MAX
+
+
+@pytest.mark.parametrize(("number", "dropped"), [(errno.EMFILE, False), (errno.ENOMEM, False), (errno.EIO, True)])
+async def test_a_block_is_dropped_for_what_its_disk_says_not_for_what_the_worker_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, dropped: bool
+) -> None:
+    async with Node(tmp_path, "immutable") as node:
+        data = noise(BLOCK)
+        node.origin.set("a", data)
+        await node.get("a")
+        await node.settled()
+
+        def refuse(*_: object) -> SegmentFile:
+            raise OSError(number, os.strerror(number))
+
+        node.reader.hits.files.clear()
+        with monkeypatch.context() as trouble:
+            trouble.setattr(files, "SegmentFile", refuse)
+            assert (await node.get("a"))[0] == data
+        assert node.reader.counts["BYPASS"] == 1
+        found = node.reader.hits.find([name(node, "a")])[0]
+        assert (found is None) == dropped
 
 
 async def test_nonsense_on_the_socket_cuts_that_connection_only(tmp_path: Path) -> None:

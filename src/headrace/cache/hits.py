@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,8 @@ from headrace.wire.words import INDEX, Words
 
 _INDEX_CHECK_SECONDS = 1.0
 _UNIT = limits.CHECKSUM_UNIT_BYTES
+_DISK_ERRORS = (errno.EIO, errno.ENXIO, errno.ENODEV)
+"""What a failing disk says; a lack of descriptors or memory says nothing about a block."""
 
 
 class Ready(NamedTuple):
@@ -126,7 +129,9 @@ class Hits:
                 continue
             except (errors.Unavailable, OSError) as error:
                 self.counts["hit unreadable"] += 1
-                await self._drop(name, location.segment_id, corrupt=isinstance(error, OSError))
+                reason = error if isinstance(error, OSError) else error.__cause__
+                if isinstance(reason, OSError) and reason.errno in _DISK_ERRORS:  # else it is this worker's trouble
+                    await self._drop(name, location.segment_id, corrupt=isinstance(error, OSError))
                 return None
             self.touch(block_digest(*name), location.segment_id)
             first = min(stop - start, limits.SLICE_BYTES_MAX)
