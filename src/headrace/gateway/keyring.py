@@ -20,6 +20,7 @@ from headrace.base import clock, rng
 from headrace.base.errors import Conflict, Invalid, NotFound, Unavailable
 from headrace.base.files import private_file
 from headrace.base.limits import DATABASE_BUSY_SECONDS_MAX, KEY_RULES_MAX, KEYS_MAX
+from headrace.gateway.globs import Matcher, check_glob, glob
 from headrace.gateway.messages import Identity
 from headrace.wire.words import KEYS, Words
 
@@ -89,6 +90,7 @@ def parse_rule(text: str) -> Rule:
             "such as 'photos-*:read,list' or 'scratch/tmp/*:write'.",
             kind="InvalidArgument",
         )
+    check_glob(pattern)
     return Rule(pattern, named)
 
 
@@ -100,8 +102,8 @@ class _Grant:
     def __init__(self, key: AccessKey) -> None:
         self.key = key
         self.own = frozenset(action for rule in key.policy if rule.pattern == OWN for action in rule.actions)
-        self._buckets: dict[str, re.Pattern[str] | None] = {}
-        self._keys: dict[str, re.Pattern[str] | None] = {}
+        self._buckets: dict[str, Matcher | None] = {}
+        self._keys: dict[str, Matcher | None] = {}
         for action in ACTIONS:
             patterns = [rule.pattern for rule in key.policy if action in rule.actions]
             self._buckets[action] = _compile([pattern for pattern in patterns if "/" not in pattern])
@@ -112,20 +114,14 @@ class _Grant:
         buckets, keys = self._buckets[action], self._keys[action]
         if not bucket:
             return buckets is not None or keys is not None
-        if buckets is not None and buckets.match(bucket):
+        if buckets is not None and buckets(bucket):
             return True
-        return keys is not None and keys.match(f"{bucket}/{key}") is not None
+        return keys is not None and keys(f"{bucket}/{key}")
 
 
-def _compile(patterns: Sequence[str]) -> re.Pattern[str] | None:
-    """One expression that matches a whole name when any glob does; None for no globs.
-
-    Only `*` and `?` are special, so a bracket in a key needs no escape.
-    """
-    if not patterns:
-        return None
-    translated = [re.escape(pattern).replace(r"\*", ".*").replace(r"\?", ".") for pattern in patterns]
-    return re.compile("(?s:" + "|".join(translated) + r")\Z")
+def _compile(patterns: Sequence[str]) -> Matcher | None:
+    """A matcher of a whole name; None for no patterns."""
+    return glob(patterns) if patterns else None
 
 
 class Keyring:

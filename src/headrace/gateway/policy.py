@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 from headrace.base.errors import Invalid
 from headrace.base.limits import POLICY_BYTES_MAX
+from headrace.gateway.globs import Matcher, check_glob, glob
 from headrace.gateway.policy_conditions import Condition, Facts, compile_conditions
 
 ALLOW = "Allow"
@@ -23,8 +24,6 @@ _VERSIONS = ("2008-10-17", "2012-10-17")
 _STATEMENT_FIELDS = {"Sid", "Effect", "Principal", "NotPrincipal", "Action", "NotAction", "Resource", "NotResource",
                      "Condition"}  # fmt: skip
 _USER_ARN = re.compile(r"arn:aws:iam::[^:]*:(?:user/(?:.*/)?([^/]+)|root)\Z")
-
-Matcher = Callable[[str], bool]
 
 
 class Principals(NamedTuple):
@@ -96,11 +95,13 @@ def _texts(value: Any, what: str) -> list[str]:
     return values
 
 
-def glob(patterns: Sequence[str]) -> Matcher:
-    """A matcher of `*` and `?` patterns."""
-    translated = (re.escape(pattern).replace(r"\*", ".*").replace(r"\?", ".") for pattern in patterns)
-    match = re.compile("(?s:" + "|".join(f"(?:{text})" for text in translated) + r")\Z").match
-    return lambda text: match(text) is not None
+def _globs(patterns: Sequence[str]) -> Matcher:
+    for pattern in patterns:
+        try:
+            check_glob(pattern)
+        except Invalid as problem:
+            raise _malformed(str(problem)) from None
+    return glob(patterns)
 
 
 def _principals(value: Any) -> Principals:
@@ -148,8 +149,10 @@ def _statement(statement: Any) -> Statement:
     resources, not_resources = _either(statement, "Resource")
     if not all(resource == "*" or resource.startswith(_RESOURCE) for resource in resources):
         raise _malformed(f"a Resource does not start with {_RESOURCE}")
-    action_matcher = glob([action.lower() for action in actions])
-    resource_matcher = glob([resource.removeprefix(_RESOURCE) for resource in resources])
+    if any("${" in resource for resource in resources):
+        raise _malformed("headrace knows no policy variables, which a Resource names")
+    action_matcher = _globs([action.lower() for action in actions])
+    resource_matcher = _globs([resource.removeprefix(_RESOURCE) for resource in resources])
     return Statement(
         effect=statement["Effect"],
         principals=_principals(statement["NotPrincipal" if excluded else "Principal"]),

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ipaddress
 import operator
-import re
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 from headrace.base.errors import Invalid
+from headrace.gateway.globs import Matcher, check_glob, glob
 from headrace.gateway.times import parse_time
 
 Facts = Callable[[str], Sequence[str] | None]
@@ -18,9 +19,13 @@ Test = Callable[[str, str], bool]
 """(value in the request, value in the policy) -> matches."""
 
 
+@lru_cache(maxsize=4096)
+def _pattern(pattern: str) -> Matcher:
+    return glob((pattern,))
+
+
 def _like(value: str, pattern: str) -> bool:
-    translated = re.escape(pattern).replace(r"\*", ".*").replace(r"\?", ".")
-    return re.fullmatch(translated, value, re.DOTALL) is not None
+    return _pattern(pattern)(value)
 
 
 def _numeric(compare: Callable[[float, float], bool]) -> Test:
@@ -43,7 +48,10 @@ def _date(compare: Callable[[float, float], bool]) -> Test:
 
 def _in_network(value: str, network: str) -> bool:
     try:
-        return ipaddress.ip_address(value) in ipaddress.ip_network(network, strict=False)
+        address = ipaddress.ip_address(value)
+        if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+            address = address.ipv4_mapped  # how a socket for both families names an IPv4 peer
+        return address in ipaddress.ip_network(network, strict=False)
     except ValueError:
         return False
 
@@ -77,12 +85,53 @@ _OPERATORS: dict[str, tuple[Test, bool]] = {
     "dategreaterthan": (_date(operator.gt), False),
     "dategreaterthanequals": (_date(operator.ge), False),
     "bool": (_same_ignoring_case, False),
-    "binaryequals": (operator.eq, False),
     "ipaddress": (_in_network, False),
     "notipaddress": (_in_network, True),
 }
-_RESTRICTING = frozenset({"aws:sourceip", "aws:sourcearn", "aws:sourcevpc", "aws:sourcevpce", "aws:principalarn",
-                          "aws:principalaccount", "aws:sourceaccount", "aws:userid", "aws:username"})  # fmt: skip
+_RESTRICTING = frozenset({"aws:sourceip", "aws:userid", "aws:username"})
+KNOWN_KEYS = frozenset(
+    {"aws:currenttime", "aws:epochtime", "aws:referer", "aws:securetransport", "aws:sourceip", "aws:useragent",
+     "aws:userid", "aws:username", "s3:authtype", "s3:delimiter", "s3:max-keys", "s3:prefix", "s3:signatureversion",
+     "s3:versionid"}
+)  # fmt: skip
+"""Condition keys that `access` finds out about a request; a policy that names another could not be enforced."""
+_KNOWN_FAMILIES = ("s3:existingobjecttag/", "s3:requestobjecttag/", "s3:x-amz-")
+
+
+def _malformed(why: str) -> Invalid:
+    return Invalid(f"The policy is malformed: {why}.", kind="MalformedPolicy")
+
+
+def _check_key(key: str) -> None:
+    """Refuse a condition key that is never known here: it would be accepted and not enforced."""
+    name = key.lower()
+    if name not in KNOWN_KEYS and not (name.startswith(_KNOWN_FAMILIES) and name not in _KNOWN_FAMILIES):
+        raise _malformed(f"headrace cannot evaluate the condition key {key!r}")
+
+
+def _check_value(operation: str, value: str) -> None:
+    """Refuse a value that the operator could never compare, or a policy variable."""
+    sound = True
+    if operation.endswith("ipaddress"):
+        try:
+            ipaddress.ip_network(value, strict=False)
+        except ValueError:
+            sound = False
+    elif operation.startswith("date"):
+        sound = parse_time(value) is not None
+    elif operation.startswith("numeric"):
+        sound = _numeric(operator.eq)(value, value)
+    elif operation in ("bool", "null"):
+        sound = value.lower() in ("true", "false")
+    elif _OPERATORS[operation][0] is _like:
+        try:
+            check_glob(value)
+        except Invalid as problem:
+            raise _malformed(str(problem)) from None
+    if not sound:
+        raise _malformed(f"{value!r} is no value for {operation}")
+    if "${" in value:
+        raise _malformed(f"headrace knows no policy variables such as in {value!r}")
 
 
 class Condition:
@@ -102,7 +151,10 @@ class Condition:
         self._values = tuple(values)
         self._null = base == "null"
         if not self._null and base not in _OPERATORS:
-            raise Invalid(f"The policy is malformed: unknown condition operator {name}.", kind="MalformedPolicy")
+            raise _malformed(f"headrace cannot evaluate the condition operator {name!r}")
+        _check_key(key)
+        for value in values:
+            _check_value(base, value)
         test: tuple[Test, bool] = (operator.eq, False) if self._null else _OPERATORS[base]
         self._test, self._negated = test
         self._absent_holds = if_exists or self._negated or self._each == "forallvalues:"
@@ -128,15 +180,15 @@ class Condition:
 def compile_conditions(block: Any) -> tuple[Condition, ...]:
     """All conditions of a statement. Raises Invalid (MalformedPolicy)."""
     if not isinstance(block, dict):
-        raise Invalid("The policy is malformed: Condition must be an object.", kind="MalformedPolicy")
+        raise _malformed("Condition must be an object")
     found: list[Condition] = []
     for name, keys in block.items():
         if not isinstance(keys, dict):
-            raise Invalid("The policy is malformed: a condition must name keys.", kind="MalformedPolicy")
+            raise _malformed("a condition must name keys")
         for key, wanted in keys.items():
             values = wanted if isinstance(wanted, list) else [wanted]
-            if not all(isinstance(value, str | bool | int | float) for value in values):
-                raise Invalid("The policy is malformed: a condition value is no text.", kind="MalformedPolicy")
+            if not values or not all(isinstance(value, str | bool | int | float) for value in values):
+                raise _malformed("a condition value is no text")
             texts = [str(value).lower() if isinstance(value, bool) else str(value) for value in values]
             found.append(Condition(name, key, texts))
     return tuple(found)
