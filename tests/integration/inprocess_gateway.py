@@ -62,6 +62,7 @@ class InProcessGateway:
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
         self._count = 0
+        self.peer = "127.0.0.1"
         self.context = self.run(self._open(folder))
         self._verifier = Verifier(self.context.keyring.secret)
 
@@ -145,7 +146,7 @@ class InProcessGateway:
             headers = [(b"host", parts.netloc.encode()), *headers]
         request = Request(
             method, parts.path.encode(), parts.query.encode(), headers, request_id=f"{self._count:016X}",
-            host=parts.netloc,
+            host=parts.netloc, peer=self.peer,
         )  # fmt: skip
         try:
             request.params = parse_query(request.query)

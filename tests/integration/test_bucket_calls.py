@@ -262,6 +262,49 @@ def test_conditions_look_at_the_request_and_the_object(main: Any, other: Any) ->
     assert other.get_object(Bucket="conditions", Key="k")["Body"].read() == b"k"
 
 
+def test_conditions_on_the_connection_and_the_signature_are_enforced(
+    gateway: InProcessGateway, main: Any, stranger: Any
+) -> None:
+    fill(main, "circumstances", "k")
+
+    def put(effect: str, condition: dict[str, Any]) -> None:
+        document = policy(effect, "s3:GetObject", "circumstances/*", Condition=condition)
+        main.put_bucket_policy(Bucket="circumstances", Policy=document)
+
+    def read(client: Any) -> str:
+        try:
+            return str(client.get_object(Bucket="circumstances", Key="k")["Body"].read().decode())
+        except ClientError as error:
+            return str(error.response["Error"]["Code"])
+
+    for peer, inside in (("10.1.2.3", True), ("::ffff:10.1.2.3", True), ("192.0.2.1", False)):
+        gateway.peer = peer
+        put("Deny", {"IpAddress": {"aws:SourceIp": "10.0.0.0/8"}})
+        assert (read(main) == "AccessDenied") == inside
+        put("Allow", {"IpAddress": {"aws:SourceIp": "10.0.0.0/8"}})
+        assert (read(stranger) != "AccessDenied") == inside
+    gateway.peer = "127.0.0.1"
+    put("Deny", {"Bool": {"aws:SecureTransport": "false"}})
+    assert read(main) == "AccessDenied"
+    url = main.generate_presigned_url("get_object", Params={"Bucket": "circumstances", "Key": "k"})
+    put("Deny", {"StringEquals": {"s3:authType": "REST-QUERY-STRING"}})
+    assert gateway.run(gateway.answer("GET", url, []))[0].status == 403
+    assert read(main) != "AccessDenied"
+    put("Deny", {"StringNotEquals": {"s3:authType": "REST-QUERY-STRING"}})
+    assert gateway.run(gateway.answer("GET", url, []))[0].status == 200
+    assert read(main) == "AccessDenied"
+    put("Deny", {"StringEquals": {"s3:signatureversion": "AWS4-HMAC-SHA256"}})
+    assert read(main) == "AccessDenied"
+    vpc = policy("Deny", "s3:*", "circumstances/*", Condition={"StringNotEquals": {"aws:SourceVpc": "vpc-1"}})
+    with pytest.raises(ClientError, match=r"MalformedPolicy.*aws:SourceVpc"):
+        main.put_bucket_policy(Bucket="circumstances", Policy=vpc)
+    store = gateway.context.store
+    gateway.run(store.put_document("circumstances", "policy", vpc))  # as another version may have stored it
+    assert read(main) == "AccessDenied"
+    main.delete_bucket_policy(Bucket="circumstances")
+    assert read(main) != "AccessDenied"
+
+
 def test_access_lists_of_buckets_and_objects(main: Any, other: Any, stranger: Any) -> None:
     main.create_bucket(Bucket="listed", ACL="public-read")
     main.put_object(Bucket="listed", Key="open", Body=b"o", ACL="public-read")

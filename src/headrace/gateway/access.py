@@ -18,6 +18,7 @@ from headrace.gateway.keyring import Keyring, user_id
 from headrace.gateway.messages import Identity, Request
 from headrace.gateway.policy import ALLOW, DENY, Policy, compile_policy
 from headrace.gateway.policy_conditions import Facts
+from headrace.gateway.sigv4 import ALGORITHM
 from headrace.gateway.targets import BucketTarget
 from headrace.model.objects import ObjectInfo
 from headrace.origin.store_bucket import StoreBucket
@@ -166,16 +167,18 @@ def _aliases(identity: Identity) -> tuple[str, ...]:
 
 
 def _policy_verdict(target: BucketTarget, identity: Identity, need: Need, key: str, facts: Facts) -> str | None:
-    """The policy's verdict; a stored document that this version can't read refuses strangers only."""
+    """The policy's verdict; a stored document that this version can't read might deny anything, so it does."""
+    if not target.policy:
+        return None
     policy = policy_of(target)
     if policy is None:
-        return None
+        return DENY
     resource = f"{target.bucket}/{key}" if key else target.bucket
     return policy.verdict(_aliases(identity), need.policy_action, resource, facts)
 
 
 def policy_of(target: BucketTarget) -> Policy | None:
-    """The bucket's policy compiled; None without one."""
+    """The bucket's policy compiled; None without one, or when this version can't read it."""
     if not target.policy:
         return None
     try:
@@ -258,8 +261,13 @@ def _one(value: str | None) -> Sequence[str] | None:
 
 
 def _global_fact(request: Request, name: str) -> Sequence[str] | None:
-    """The aws: keys, which every service has."""
+    """The aws: keys, which every service has, and how the request was signed."""
     identity = request.identity
+    if name == "aws:sourceip":
+        return _one(request.peer or None)
+    if name in ("s3:authtype", "s3:signatureversion"):
+        signed = _signed_by(request) if identity.access_key else None
+        return _one(ALGORITHM if signed and name == "s3:signatureversion" else signed)
     if name == "aws:securetransport":
         return (str(request.secure).lower(),)
     if name in ("aws:useragent", "aws:referer"):
@@ -269,3 +277,10 @@ def _global_fact(request: Request, name: str) -> Sequence[str] | None:
     if name in ("aws:currenttime", "aws:epochtime"):
         return (str(clock.wall()),)
     return None
+
+
+def _signed_by(request: Request) -> str:
+    """Where a signed request carries its signature, in the words of `s3:authType`."""
+    if "X-Amz-Signature" in request.params:
+        return "REST-QUERY-STRING"
+    return "REST-HEADER" if request.header("authorization") is not None else "POST"

@@ -46,6 +46,8 @@ class Request:
     request_id: str = ""
     received_ns: int = 0
     host: str = ""
+    peer: str = ""
+    """The client's address."""
     secure: bool = False
 
     def header(self, name: str) -> str | None:
