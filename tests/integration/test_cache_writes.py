@@ -12,6 +12,7 @@ from cache_world import Node, eventually, noise
 from headrace.base import errors, limits
 from headrace.base.clock import steady
 from headrace.model.objects import ObjectInfo
+from headrace.wire import agent as wire
 
 BLOCK = limits.BLOCK_BYTES
 
@@ -110,3 +111,42 @@ async def test_a_spool_file_that_is_gone_is_no_fault_of_the_tier(tmp_path: Path)
         await node.get("a")
         await node.settled()
         assert (await node.get("a"))[1].cache == "HIT"
+
+
+async def test_a_change_that_no_agent_was_told_of_shows_though_its_worker_was_killed(tmp_path: Path) -> None:
+    """Others, and a new agent, must not believe the index about what the dead worker alone knew."""
+    async with Node(tmp_path, "immutable") as node:
+        other = await node.worker()
+        for key in ("a", "b"):
+            node.origin.set(key, noise(5000, 1))
+            await node.get(key)
+            await node.settled()
+            assert (await node.get(key, reader=other))[1].cache == "HIT"
+        await node.stop_agent()
+        await eventually(lambda: not node.reader.client.connected and not other.client.connected, "still connected")
+        node.origin.set("a", noise(5000, 2))
+        await node.reader.forget(node.binding, "a")
+        await node.reader.client.stop()
+        await node.start_agent()
+        await eventually(lambda: other.client.trusted, "no agent")
+        assert other.hit_now(node.binding, "a") is None
+        assert (await node.get("a", reader=other))[0] == noise(5000, 2)
+        got, answer = await node.get("b", reader=other)
+        assert (got, answer.cache) == (noise(5000, 1), "REVALIDATED")
+
+
+async def test_a_new_agent_publishes_nothing_that_was_asked_before_it_lived(tmp_path: Path) -> None:
+    """The old one may have been told since that it is outdated, and took that with it."""
+    async with Node(tmp_path, "immutable") as node:
+        asked = steady()
+        old = ObjectInfo(key="a", version=node.origin.set("a", noise(5000, 1)))
+        node.origin.set("a", noise(5000, 2))
+        await node.reader.forget(node.binding, "a")
+        await node.stop_agent()
+        await eventually(lambda: not node.reader.client.connected, "still connected")
+        await node.start_agent()
+        await eventually(lambda: node.reader.client.trusted, "no agent")
+        node.reader.client.tell(wire.Note(node.binding.id, "a", old, asked))
+        await node.reader.forget(node.binding, "z")  # committed after the note
+        assert (await node.get("a"))[0] == noise(5000, 2)
+        assert (await node.get("a"))[0] == noise(5000, 2)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import cast
 
 from headrace.base import errors, limits
+from headrace.base.clock import wall
 from headrace.base.rng import fresh
 from headrace.model.bindings import Binding
 from headrace.model.objects import ObjectInfo, Version
@@ -237,7 +238,8 @@ class AgentClient:
         """The object is about to change, or has changed: drop what is known of it everywhere.
 
         Returns when no worker can find the old metadata any more. Without an agent it is noted and
-        told later, and until then this worker believes no metadata at all.
+        told later, until then this worker believes no metadata at all, and no worker ever believes
+        any that is older than the change: this one may not live to tell.
         """
         name = (binding.id, binding.bucket, key)
         self._unforgotten.pop(name, None)
@@ -247,17 +249,24 @@ class AgentClient:
             raise errors.Unavailable("too many objects changed while the agent was away", kind="AgentGone")
         if self.connected:
             await self._forget(name)
+        else:
+            self._doubt()
 
     async def _forget(self, name: tuple[int, str, str]) -> None:
         binding, bucket, key = name
         try:
             await self._done(lambda number: wire.Forget(number, binding, key))
         except (errors.Unavailable, errors.Busy):
+            self._doubt()
             self._owe()  # stays noted
             return
         self._unforgotten.pop(name, None)
         if self._words is not None:
             self._words.stamp(stripe(bucket, key))
+
+    def _doubt(self) -> None:
+        if self._words is not None:
+            self._words.doubt(wall())
 
     def _owe(self) -> None:
         if self._unforgotten and (self._owing is None or self._owing.done()):

@@ -33,7 +33,7 @@ class Publisher:
         self._queue: list[tuple[tuple[Change, ...], asyncio.Future[None]]] = []
         self._wake = asyncio.Event()
         self._forgotten: OrderedDict[Name, float] = OrderedDict()
-        self._forgotten_all = 0.0
+        self._forgotten_all = clock.steady()  # the agent before this one may have been told of more
         self._task: asyncio.Task[None] | None = None
         self._sick_until = 0.0
         self.commits = 0

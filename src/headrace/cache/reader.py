@@ -26,7 +26,7 @@ from headrace.model.objects import NO_CONDITIONS, Conditions, ObjectInfo
 from headrace.origin.base import Opened, Origin
 from headrace.origin.conditions import check_read, resolve_range
 from headrace.wire import agent as wire
-from headrace.wire.words import Words, stripe
+from headrace.wire.words import DOUBT, Words, stripe
 
 _TRIES = 2
 
@@ -198,7 +198,7 @@ class Reader:
         if record is None and not again:
             return None
         age = None if record is None else self._clock.wall() - record.fetched_wall  # below 0: the clock was set back
-        if record is not None and not again and self.client.trusted and decide(rule, age) is Decision.TRUST:
+        if record is not None and not again and self._believed(record) and decide(rule, age) is Decision.TRUST:
             return Known(record.info, max(0.0, age or 0.0))
         return await self._ask(binding, origin, key, rule, record)
 
@@ -212,7 +212,7 @@ class Reader:
                 await self.client.forget(binding, key)
             raise
         same = record is not None and record.info.version == info.version
-        if not same or rule.mode is Mode.LEASE:
+        if not same or rule.mode is not Mode.VALIDATE:
             self.client.tell(wire.Note(binding.id, key, info, asked))
         if record is not None and not same:
             self._words.stamp(stripe(binding.bucket, key))
@@ -289,7 +289,7 @@ class Reader:
         if rule.mode is Mode.VALIDATE or not self.client.trusted:
             return None
         record = self._record(binding, key)
-        if record is None:
+        if record is None or not self._believed(record):
             return None
         age = self._clock.wall() - record.fetched_wall
         count = -(-record.info.size // limits.BLOCK_BYTES)
@@ -313,6 +313,10 @@ class Reader:
     def _record(self, binding: Binding, key: str) -> MetaRecord | None:
         index = self.hits.index.current()
         return None if index is None else index.meta(str(binding.id), key)
+
+    def _believed(self, record: MetaRecord) -> bool:
+        """Whether the agent has been told of all that this node changed since the record was made."""
+        return self.client.trusted and record.fetched_wall * 1000 > self._words.view[DOUBT]
 
     def note_bypass(self, reason: str) -> None:
         """Count that something went around the cache."""

@@ -23,9 +23,12 @@ BINDINGS = 2
 """Bucket bindings, freshness rules or bucket-level documents changed."""
 INDEX = 3
 """A segment was unlinked: locations may be gone."""
+DOUBT = 4
+"""Milliseconds since 1970: what was learnt of remote objects before then may be outdated, ask again. See `doubt`."""
 STRIPES_START = 64
 STRIPES = 65_536
 WORDS = STRIPES_START + STRIPES
+_DOUBT_SECONDS = 1.0
 
 
 class Words:
@@ -49,6 +52,14 @@ class Words:
     def stamp(self, word: int) -> None:
         """Give `word` a value it never had before."""
         self.view[word] = self._salt | (next(self._count) & 0xFFFFFFFF)
+
+    def doubt(self, wall_seconds: float) -> None:
+        """Something changed until `wall_seconds` that the agent could not be told of.
+
+        It outlives the process that knows what changed. Two that write at once could lose the later
+        time, hence the second on top.
+        """
+        self.view[DOUBT] = max(self.view[DOUBT], int((wall_seconds + _DOUBT_SECONDS) * 1000))
 
     def close(self) -> None:
         """Unmap the table."""
