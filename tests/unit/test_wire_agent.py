@@ -32,6 +32,7 @@ QUESTIONS = [
 ANSWERS = [
     wire.Located(1, "/tier/x.seg", 1 << 60, 4096, 100, 0, INFO),
     wire.Located(1, "/tier/x.seg", 1 << 60, 4096, 100, 100),
+    wire.Located(1, "/tier/x.seg", 1 << 60, 4160, 5, 0, INFO, b"bytes"),
     wire.Progress(1, 50),
     wire.Done(1),
     wire.Failed(1, "NotFound", "NoSuchKey", "gone"),

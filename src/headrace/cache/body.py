@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from headrace.base import errors, limits
 from headrace.cache.client import AgentClient, Question
@@ -40,6 +41,12 @@ class Filling:
     question: Question
     file: SegmentFile
     offset: int
+
+
+class Held(NamedTuple):
+    """A small block whose bytes came with the agent's answer."""
+
+    data: bytes
 
 
 @dataclass(slots=True)
@@ -103,7 +110,7 @@ class Body:
         if question is not None:
             self._ahead[0] = question
         self._window = 1
-        self._first: Ready | Filling | Opened | None = None
+        self._first: Ready | Filling | Held | Opened | None = None
         self._run: AsyncIterator[Piece] | None = None
         self._held: set[SegmentFile] = set()
         self._cached: dict[int, bool] = {}
@@ -115,13 +122,24 @@ class Body:
         """Get hold of the first block. Raises ChangedError, NotFound, Unavailable, ..."""
         if self._start < self._stop:
             try:
-                self._look_up(self._start // limits.BLOCK_BYTES)
+                block = self._start // limits.BLOCK_BYTES
+                if block not in self._ahead or self._block_end(self._start) < self._stop:
+                    self._look_up(block)
                 self._first = await self._obtain(self._start)
             except BaseException:
                 self._cancel()
                 raise
             self.source = self._first.source if isinstance(self._first, Ready) else "origin"
         self._run = self._pieces()
+
+    def take_whole(self) -> bytes | None:
+        """All bytes at once when they are at hand after `prepare`; there is nothing left to read then."""
+        part = self._first
+        if not isinstance(part, Held) or self._block_end(self._start) < self._stop:
+            return None
+        self._first = self._run = None
+        base = self._start // limits.BLOCK_BYTES * limits.BLOCK_BYTES
+        return part.data[self._start - base : self._stop - base]
 
     def __aiter__(self) -> Body:
         return self
@@ -163,6 +181,11 @@ class Body:
                 base = position // limits.BLOCK_BYTES * limits.BLOCK_BYTES
                 self._look_ahead(position // limits.BLOCK_BYTES)
                 yield part.slice(position - base, end - base)
+                position = end
+            elif isinstance(part, Held):
+                base = position // limits.BLOCK_BYTES * limits.BLOCK_BYTES
+                self._look_ahead(position // limits.BLOCK_BYTES)
+                yield part.data[position - base : end - base]
                 position = end
             elif isinstance(part, Filling):
                 self._look_ahead(position // limits.BLOCK_BYTES)
@@ -216,7 +239,7 @@ class Body:
         if left:
             raise errors.Unavailable(f"the origin's answer for {self._info.key!r} ended {left} bytes early")
 
-    async def _obtain(self, position: int) -> Ready | Filling | Opened:
+    async def _obtain(self, position: int) -> Ready | Filling | Held | Opened:
         """The block at `position`: cached, filling, or an origin's answer that may reach further."""
         source, block = self._source, position // limits.BLOCK_BYTES
         base, end = block * limits.BLOCK_BYTES, self._block_end(position)
@@ -239,7 +262,7 @@ class Body:
             self._bypass(bypass.reason)
             return await open_version(source.origin, self._info, position, self._run_end(block))
 
-    async def _filling(self, block: int) -> Filling:
+    async def _filling(self, block: int) -> Filling | Held:
         """Join or start the block's fill. Raises BypassError, ChangedError, or what the fill failed with."""
         client, early = self._source.client, self._ahead.pop(block, None)
         question = early
@@ -254,6 +277,8 @@ class Body:
             located = asked.located
             if located is None:
                 raise BypassError(ended_reason(asked))
+            if located.data is not None:
+                return Held(located.data)
             return Filling(asked, self._source.hits.files.get(located.segment, located.path), located.offset)
         except BaseException as error:
             if question is not None:

@@ -49,6 +49,8 @@ class Question:
         if isinstance(answer, wire.Located):
             self.located = answer
             self.ready = max(self.ready, answer.ready)
+            if answer.data is not None:
+                self.ended = wire.Done(self.number)
         elif isinstance(answer, wire.Progress):
             self.ready = max(self.ready, answer.ready)
         else:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from headrace.base import errors, limits
 from headrace.media.frames import FrameHeader, SegmentKey
 from headrace.media.layout import read_segment_header
+from headrace.media.residency import PAGE_BYTES, resident
 from headrace.media.segments import read_frame_header
 
 
@@ -29,6 +30,12 @@ class SegmentFile:
         if self._key is None:
             self._key = read_segment_header(self.descriptor).key
         return read_frame_header(self.descriptor, offset, self._key)
+
+    def ready_at(self, start: int, stop: int) -> bool:
+        """Whether a frame and bytes in [start, stop) can be read now without the device."""
+        return resident(self.descriptor, start, stop - start) and (
+            self._key is not None or resident(self.descriptor, 0, PAGE_BYTES)
+        )
 
     def __del__(self) -> None:
         if self.descriptor >= 0:

@@ -18,6 +18,7 @@ from headrace.base.clock import Clock
 from headrace.cache.events import Begin, Broke, Event, Landed, Opened, Progressed, Published, Refused
 from headrace.cache.publisher import Publisher
 from headrace.cache.shelf import NoRoomError, Shelf
+from headrace.cache.small import SmallWrites
 from headrace.media.frames import BlockName, Checksummer, block_digest
 from headrace.media.index import PutBlock
 from headrace.media.layout import Entry
@@ -37,10 +38,15 @@ def block_length(size: int, block: int) -> int:
 
 @dataclass(slots=True, eq=False)
 class Place:
-    """Where a fill's bytes go. `reservation` is None for an empty object."""
+    """Where a fill's bytes go. `reservation` is None for an empty object.
+
+    `data` holds all the bytes of a small block, which can be read from disk when `stored` ends.
+    """
 
     info: ObjectInfo
     reservation: Reservation | None
+    data: bytes | None = None
+    stored: asyncio.Future[Entry] | None = None
 
 
 @dataclass(slots=True)
@@ -50,6 +56,7 @@ class Tools:
     shelf: Shelf
     publisher: Publisher
     executor: Executor
+    small: SmallWrites
     clock: Clock
     resolve: Callable[[int], Origin]
     deliver: Callable[[Event], None]
@@ -93,25 +100,61 @@ async def _fill(begin: Begin, tools: Tools) -> None:
         name = BlockName(str(binding), key, info.version, begin.block)
         digest = block_digest(*name)
         reservation = await tools.shelf.reserve(name, digest, length)
-        pump = Pump(reservation, tools.executor, lambda ready: tools.deliver(Progressed(begin.fill, ready)))
+        take = _take_whole if tools.small.takes(length) else _take_piecemeal
         try:
-            tools.places[begin.fill] = Place(info, reservation)
-            tools.deliver(Opened(begin.fill, info.version, length))
-            entry = await pump.run(opened.body)
+            entry = await take(begin, tools, opened, reservation)
         except errors.Unavailable as error:
             if error.kind in ("TierFull", "TierFailed"):
                 raise NoRoomError(tools.shelf.failed(reservation.segment_id, error)) from error
             raise
-        finally:
-            await pump.close()
     finally:
         await _close(opened)
     tools.shelf.stored(entry)
-    tools.deliver(Landed(begin.fill))
     await tools.publisher.publish(
         [PutBlock(digest, entry.location), *tools.publisher.metadata(begin.name, info, asked)]
     )
     tools.deliver(Published(begin.fill))
+
+
+async def _take_piecemeal(begin: Begin, tools: Tools, opened: OriginOpened, reservation: Reservation) -> Entry:
+    """Write the bytes as they come, and report how far they are."""
+    pump = Pump(reservation, tools.executor, lambda ready: tools.deliver(Progressed(begin.fill, ready)))
+    try:
+        tools.places[begin.fill] = Place(opened.info, reservation)
+        tools.deliver(Opened(begin.fill, opened.info.version, opened.length))
+        entry = await pump.run(opened.body)
+    finally:
+        await pump.close()
+    tools.deliver(Landed(begin.fill))
+    return entry
+
+
+async def _take_whole(begin: Begin, tools: Tools, opened: OriginOpened, reservation: Reservation) -> Entry:
+    """Hand a small block's bytes to whoever waits as soon as all are there; the disk gets them behind."""
+    try:
+        data = await _read_whole(opened.body, opened.length)
+    except BaseException:
+        reservation.writer.abandon(reservation)
+        raise
+    stored = tools.small.put(reservation, data)
+    tools.places[begin.fill] = Place(opened.info, reservation, data, stored)
+    tools.deliver(Opened(begin.fill, opened.info.version, opened.length))
+    tools.deliver(Landed(begin.fill))
+    return await asyncio.shield(stored)
+
+
+async def _read_whole(body: Body, length: int) -> bytes:
+    """All bytes of a small block. Raises Unavailable when they are more or fewer than announced."""
+    pieces: list[bytes] = []
+    left = length
+    async for piece in body:
+        pieces.append(piece)
+        left -= len(piece)
+        if left <= 0:
+            break
+    if left:
+        raise errors.Unavailable(f"the origin sent {length - left} bytes, not the {length} it announced")
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 async def _open(begin: Begin, origin: Origin) -> OriginOpened:

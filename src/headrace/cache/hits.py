@@ -120,6 +120,8 @@ class Hits:
                 return None
             try:
                 file = self.files.get(location.segment_id)
+                first = min(stop - start, limits.SLICE_BYTES_MAX)  # looked at before a check brings it in
+                source = "memory" if resident(file.descriptor, location.data_offset + start, first) else "device"
                 if not await self._check(file, location, name, start, stop):
                     return None
             except errors.NotFound:  # unlinked since: the index knows better by now, or is told
@@ -134,19 +136,19 @@ class Hits:
                     await self._drop(name, location.segment_id, corrupt=isinstance(error, OSError))
                 return None
             self.touch(block_digest(*name), location.segment_id)
-            first = min(stop - start, limits.SLICE_BYTES_MAX)
-            source = "memory" if resident(file.descriptor, location.data_offset + start, first) else "device"
             return Ready(file, location, source)
         return None
 
     def now(self, name: BlockName, location: Location) -> Ready | None:
-        """The block if it was checked before and its segment opens; no waiting."""
+        """The block if its segment opens and it was checked before, or can be without waiting."""
         proven = self._checked.get((location.segment_id, location.frame_offset))
-        if proven is None:
+        if proven is None and location.length > limits.SMALL_FILL_BYTES_MAX:
             return None
         try:
             file = self.files.get(location.segment_id)
         except errors.HeadraceError:
+            return None
+        if proven is None and not self._check_now(file, location, name):
             return None
         if not proven and not resident(file.descriptor, location.data_offset, location.length):
             return None
@@ -172,6 +174,8 @@ class Hits:
         if proven or (proven is False and resident(file.descriptor, location.data_offset + start, stop - start)):
             self._checked.move_to_end(known)
             return True
+        if proven is None and self._check_now(file, location, name):
+            return True
         in_memory = resident(file.descriptor, location.data_offset, location.length)
         whole = in_memory or (start, stop) == (0, location.length)
         span = (
@@ -185,10 +189,26 @@ class Hits:
             await self._drop(name, location.segment_id, corrupt=True)
             return False
         if whole:
-            self._checked[known] = not in_memory
-            if len(self._checked) > limits.CHECKED_BLOCKS_MAX:
-                self._checked.popitem(last=False)
+            self._note(known, not in_memory)
         return True
+
+    def _check_now(self, file: SegmentFile, location: Location, name: BlockName) -> bool:
+        """Check a small block that is wholly in memory at once: that costs less than asking a thread."""
+        if location.length > limits.SMALL_FILL_BYTES_MAX or not file.ready_at(
+            location.frame_offset, location.data_offset + location.length
+        ):
+            return False
+        try:
+            _verify(file, location, name, 0, location.length)
+        except (errors.Damaged, OSError):
+            return False  # met again, and told, where there is time for it
+        self._note((location.segment_id, location.frame_offset), False)
+        return True
+
+    def _note(self, known: tuple[int, int], from_device: bool) -> None:
+        self._checked[known] = from_device
+        if len(self._checked) > limits.CHECKED_BLOCKS_MAX:
+            self._checked.popitem(last=False)
 
     async def _drop(self, name: BlockName, segment: int, *, corrupt: bool) -> None:
         with suppress(errors.HeadraceError):

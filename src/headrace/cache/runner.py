@@ -18,12 +18,13 @@ from typing import NamedTuple
 from headrace.base import errors, limits
 from headrace.base.clock import SYSTEM, Clock
 from headrace.cache import events
-from headrace.cache.fills import Tools, block_length, fill
+from headrace.cache.fills import Place, Tools, block_length, fill
 from headrace.cache.ingest import ingest
 from headrace.cache.machine import Budget, Fills
 from headrace.cache.publisher import Publisher
 from headrace.cache.service import Connection, Service
 from headrace.cache.shelf import Shelf
+from headrace.cache.small import SmallWrites
 from headrace.media.frames import block_digest
 from headrace.media.index import DropBlock, IndexWriter
 from headrace.media.rebuild import Rebuilt, recover
@@ -107,7 +108,10 @@ class Agent:
         self._publisher = Publisher(self._index, self._committer, self._clock)
         self._shelf = Shelf(self._tiers, self._index, self._publisher, self._words, self._executor, self._clock)
         await loop.run_in_executor(self._executor, self._shelf.adopt)
-        self._tools = Tools(self._shelf, self._publisher, self._executor, self._clock, self._resolve, self._deliver)
+        self._small = SmallWrites(self._executor)
+        self._tools = Tools(
+            self._shelf, self._publisher, self._executor, self._small, self._clock, self._resolve, self._deliver
+        )
         self._words.stamp(EPOCH if self._index.state == "doubtful" else INDEX)
         self._publisher.start()
         for upkeep in (self._tick(), self._maintain()):
@@ -142,6 +146,7 @@ class Agent:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._small.close()
         await self._publisher.stop()
         loop = asyncio.get_running_loop()
         closed = [await loop.run_in_executor(self._executor, tier.close) for tier in self._tiers]
@@ -301,14 +306,7 @@ class Agent:
                 place = self._tools.places.get(instruction.fill)
                 if place is None:
                     raise errors.Bug(f"fill {instruction.fill} has started nowhere")
-                at = place.reservation
-                connection.send(
-                    wire.Located(number, "", 0, 0, 0, 0, place.info)
-                    if at is None
-                    else wire.Located(
-                        number, at.path, at.segment_id, at.data_offset, at.data_length, instruction.ready, place.info
-                    )
-                )
+                self._tell_started(waiter, place, instruction.ready)
                 return
             case events.TellProgress():
                 connection.send(wire.Progress(number, instruction.ready))
@@ -323,6 +321,37 @@ class Agent:
                 answer = wire.InFlight(number)
         self._end(waiter)
         connection.send(answer)
+
+    def _tell_started(self, waiter: int, place: Place, ready: int) -> None:
+        """Say where the bytes will lie. A small block's go along; a worker that lags behind reads them when stored."""
+        connection, number = self._waiters[waiter]
+        at = place.reservation
+        if at is None:
+            connection.send(wire.Located(number, "", 0, 0, 0, 0, place.info))
+            return
+        data = place.data if connection.keeps_up else None
+        connection.send(
+            wire.Located(
+                number,
+                at.path,
+                at.segment_id,
+                at.data_offset,
+                at.data_length,
+                0 if place.stored is not None else ready,
+                place.info,
+                data,
+            )
+        )
+        if place.stored is not None:
+            self._end(waiter)  # what the machine tells of it further on is known or told below
+            if data is None:
+                place.stored.add_done_callback(
+                    lambda stored: connection.send(
+                        wire.Bypass(number, "disk-failed")
+                        if stored.cancelled() or stored.exception()
+                        else wire.Done(number)
+                    )
+                )
 
     def _end(self, waiter: int) -> tuple[Connection, int]:
         connection, number = self._waiters.pop(waiter)

@@ -57,6 +57,13 @@ class Connection(asyncio.Protocol):
             _log.error("a worker is cut off: it does not read the agent's answers")
             transport.abort()
 
+    @property
+    def keeps_up(self) -> bool:
+        """True while the worker reads its answers, so that bytes of blocks may be among them."""
+        return (
+            self._transport is not None and self._transport.get_write_buffer_size() < limits.AGENT_SEND_BYTES_MAX // 4
+        )
+
     def abort(self) -> None:
         """Cut the connection."""
         if self._transport is not None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import structlog
 
 from headrace.base.errors import Busy, Invalid, Unavailable
+from headrace.cache.body import Body as CachedBody
 from headrace.gateway.object_headers import Header
 from headrace.gateway.object_requests import ReadRequest
 from headrace.gateway.ranges import ByteRange
@@ -30,7 +31,7 @@ class Remote(NamedTuple):
     """
 
     info: ObjectInfo
-    pieces: AsyncIterator[bytes | FileSlice]
+    pieces: AsyncIterator[bytes | FileSlice] | bytes
     headers: list[Header]
     source: str
 
@@ -63,7 +64,10 @@ async def open_remote(context: Context, target: BucketTarget, key: str, wanted: 
         return Remote(opened.info, opened.body, cache_headers(BYPASS, None), "origin")
     answer = await context.reader.open(target.binding, key, byte_range, wanted.conditions)
     age = None if answer.cache == BYPASS else answer.age_seconds
-    return Remote(answer.info, answer.pieces, cache_headers(answer.cache, age), answer.source)
+    whole = answer.pieces.take_whole() if isinstance(answer.pieces, CachedBody) else None
+    return Remote(
+        answer.info, answer.pieces if whole is None else whole, cache_headers(answer.cache, age), answer.source
+    )
 
 
 async def head_remote(

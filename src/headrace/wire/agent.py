@@ -2,8 +2,9 @@
 
 Each message is a 4-byte little-endian length and that many bytes of msgpack (one tagged array).
 `number` is chosen by the worker, unique on its connection, and names a question until its last
-answer: `Done`, `Failed`, `Bypass` or `InFlight`. `Located` and `Progress` come before it. Messages
-without a `number` get no answer. Both sides are of one release: there is no version negotiation.
+answer: `Done`, `Failed`, `Bypass`, `InFlight`, or `Located` with data. `Located` without data and
+`Progress` come before it. Messages without a `number` get no answer. Both sides are of one release:
+there is no version negotiation.
 """
 
 from __future__ import annotations
@@ -117,7 +118,8 @@ class Located(msgspec.Struct, frozen=True, array_like=True, tag="located"):
     """Where the block's bytes lie or will lie: `length` bytes at `offset` of the segment.
 
     `ready` of the bytes can be read already. `info` is the object as the origin described it, None
-    when the block was in the index all along. An empty object has no path.
+    when the block was in the index all along. An empty object has no path. `data`: all the
+    bytes of a small block, which will lie in the segment soon; no other answer follows.
     """
 
     number: int
@@ -127,6 +129,7 @@ class Located(msgspec.Struct, frozen=True, array_like=True, tag="located"):
     length: int
     ready: int
     info: ObjectInfo | None = None
+    data: bytes | None = None
 
 
 class Progress(msgspec.Struct, frozen=True, array_like=True, tag="progress"):
