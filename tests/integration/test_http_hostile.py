@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import socket
@@ -241,6 +242,34 @@ def test_an_upload_cut_off_stores_nothing(node: Node, sent: int) -> None:
     client = node.client()
     with pytest.raises(client.exceptions.ClientError, match=r"404|NoSuchKey"):
         client.head_object(Bucket=BUCKET, Key=f"cut-{sent}")
+
+
+def test_a_header_without_end_is_refused_while_it_grows(node: Node) -> None:
+    with dial(node) as raw:
+        raw.sendall(b"GET / HTTP/1.1\r\n" + HOST + b"X: ")
+        sent = 0
+        with contextlib.suppress(OSError):  # the server answers and cuts the connection
+            while sent < 64 << 20:
+                sent += raw.send(b"a" * 65536)
+        assert sent < 32 << 20
+    assert healthy(node)
+
+
+def test_a_pipelined_upload_waits_in_the_socket_not_in_memory(node: Node) -> None:
+    size = 300 << 20
+    head = f"PUT {target(node, 'put_object', 'piped')} HTTP/1.1\r\nHost: 127.0.0.1:{node.port}\r\n"
+    before = worker_memory(node)
+    with dial(node) as raw:
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        raw.sendall(get(node, "big") + f"{head}Content-Length: {size}\r\n\r\n".encode())
+        raw.settimeout(1.0)
+        sent = 0
+        with contextlib.suppress(TimeoutError):  # the GET's answer is not read, so the PUT's body must wait
+            while sent < size:
+                sent += raw.send(bytes(1 << 20))
+        assert sent < size
+        assert worker_memory(node) - before < 64 << 20
+    assert healthy(node)
 
 
 def test_a_client_that_stops_reading_delays_nobody(node: Node) -> None:

@@ -18,7 +18,7 @@ from headrace.base.errors import HeadraceError
 from headrace.base.limits import MEMO_ENTRIES_MAX, MEMO_INLINE_BYTES_MAX, SHAPES_MAX, SLICE_BYTES_MAX, SMALL_BYTES_MAX
 from headrace.gateway.addressing import split_path
 from headrace.gateway.files import HeldFile, OpenFiles
-from headrace.gateway.object_headers import object_headers
+from headrace.gateway.object_headers import clean, object_headers
 from headrace.gateway.outlet import Outlet
 from headrace.gateway.shapes import Shape, parse_range
 from headrace.media.residency import resident
@@ -101,7 +101,7 @@ class Entry:
 
 
 def _lines(headers: list[tuple[str, str]]) -> bytes:
-    return "".join(f"{name}: {value}\r\n" for name, value in headers).encode("utf-8")
+    return "".join(f"{name}: {clean(value)}\r\n" for name, value in headers).encode("utf-8")
 
 
 class Hot:
@@ -116,6 +116,7 @@ class Hot:
         self._memo: dict[bytes, Entry] = {}
         self._inline_bytes = 0
         self._shapes: list[Shape] = []
+        self._token = object()
         self._generation = self._read_generation()
         self._buffer = bytearray(SMALL_BYTES_MAX)
         self._buffer_view = memoryview(self._buffer)
@@ -124,6 +125,8 @@ class Hot:
         """"Date: ...", "Server: ..." and the start of the request id header; renewed every second."""
         self.count = int.from_bytes(os.urandom(6), "little") << 16
         self.served = 0
+        self.matched = False
+        """Whether a shape verified the head that `serve` was last asked about."""
 
     def _read_generation(self) -> tuple[int, int, int, int]:
         view = self._view
@@ -131,11 +134,13 @@ class Hot:
 
     def add_shape(self, shape: Shape) -> None:
         """Remember a layout, newest first."""
+        shape.token = self._token
         self._shapes.insert(0, shape)
         del self._shapes[SHAPES_MAX:]
 
     def forget(self) -> None:
         """Drop everything remembered: keys, bindings, segments or the epoch changed."""
+        self._token = object()  # connections may still hold shapes: they are void from here on
         self._shapes.clear()
         self._memo.clear()
         self._inline_bytes = 0
@@ -144,12 +149,13 @@ class Hot:
         """Answer a whole request head if it is a warm, plain GET; False leaves it to the general path."""
         start_ns = monotonic_ns()
         view = self._view
+        self.matched = False
         if (view[EPOCH], view[KEYS], view[BINDINGS], view[INDEX]) != self._generation:
             self._generation = self._read_generation()
             self.forget()
             return False
         shape = connection.shape
-        matched = shape.match(data, self.now) if shape is not None else None
+        matched = shape.match(data, self.now) if shape is not None and shape.token is self._token else None
         if matched is None:
             for shape in self._shapes[:_SHAPES_TRIED_MAX]:
                 matched = shape.match(data, self.now)
@@ -158,6 +164,7 @@ class Hot:
                     break
         if matched is None or shape is None:
             return False
+        self.matched = True
         path = shape.bucket_prefix + matched.path
         entry = self._memo.get(path)
         # `self.now` is up to a second old, which a lease may not be.
@@ -249,9 +256,14 @@ class Hot:
             return False
         if connection.outlet.secure:  # TLS needs the bytes in user space
             try:
-                connection.outlet.write(head + os.pread(held.descriptor, length, offset))
+                data = os.pread(held.descriptor, length, offset)
+            except OSError:
+                return False
             finally:
                 self._files.release(held)
+            if len(data) != length:
+                return False
+            connection.outlet.write(head + data)
             connection.last_ns = 0
             return True
         connection.send_file(head, held, offset, length)

@@ -25,6 +25,11 @@ STANDARD_HEADERS = {
 """Stored names and how they are spelled in an answer."""
 
 
+def clean(value: str) -> str:
+    """A header value without line breaks, so that stored metadata can't end the head early."""
+    return value.replace("\r", " ").replace("\n", " ") if "\n" in value or "\r" in value else value
+
+
 def object_headers(
     info: ObjectInfo,
     *,

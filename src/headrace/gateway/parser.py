@@ -59,11 +59,6 @@ class BodyQueue:
         """True when the whole body has arrived (it may still wait to be read)."""
         return self._ended
 
-    @property
-    def exhausted(self) -> bool:
-        """True when the whole body has arrived and was read."""
-        return self._ended and not self._pieces
-
     def feed(self, piece: bytes) -> None:
         """Take bytes from the socket."""
         self.received += len(piece)
@@ -153,7 +148,17 @@ class Message:
 class HttpParser:
     """Feeds bytes to llhttp and hands out whole heads; bodies follow through their BodyQueue."""
 
-    __slots__ = ("_head_bytes", "_make_body", "_message", "_on_message", "_parser", "_target", "busy")
+    __slots__ = (
+        "_head_bytes",
+        "_make_body",
+        "_message",
+        "_on_message",
+        "_parser",
+        "_quiet_bytes",
+        "_target",
+        "busy",
+        "head_open",
+    )
 
     def __init__(self, on_message: Callable[[Message], None], make_body: Callable[[Message], BodyQueue]) -> None:
         self._parser = httptools.HttpRequestParser(self)
@@ -162,13 +167,25 @@ class HttpParser:
         self._message = Message()
         self._target = b""
         self._head_bytes = 0
+        self._quiet_bytes = 0
         self.busy = False
         """True between the first byte of a message and its last."""
+        self.head_open = False
+        """True between the first byte of a head and its last."""
 
     def feed(self, data: bytes) -> None:
-        """Parse. Raises Invalid when the bytes are not acceptable HTTP; the connection must then close."""
+        """Parse. Raises Invalid when the bytes are not acceptable HTTP; the connection must then close.
+
+        httptools hands out a header only when its line has ended, and copies what it holds for every
+        piece, so what it may hold is bounded here, trailers and chunk extensions included.
+        """
+        self._quiet_bytes += len(data)
         try:
             self._parser.feed_data(data)
+            if self._quiet_bytes > HEAD_BYTES_MAX + TARGET_BYTES_MAX:
+                raise Invalid(
+                    "Your request header section exceeds the maximum size.", kind="RequestHeaderSectionTooLarge"
+                )
         except httptools.HttpParserUpgrade:
             raise Invalid("Protocol upgrades are not supported.", kind="BadRequest") from None
         except httptools.HttpParserCallbackError as error:
@@ -179,9 +196,14 @@ class HttpParser:
             raise Invalid(f"An error occurred when parsing the HTTP request: {error}", kind="BadRequest") from None
 
     def abandon(self, error: HeadraceError) -> None:
-        """The connection is gone: whoever reads a body learns that it is cut off."""
-        if self._message.body is not None and not self._message.body.ended:
+        """No more can be parsed: whoever reads the body that was arriving learns that it is cut off."""
+        if self.in_body and self._message.body is not None:
             self._message.body.end(error)
+
+    @property
+    def in_body(self) -> bool:
+        """True while a message's body is arriving."""
+        return self._message.body is not None and not self._message.body.ended
 
     # -- llhttp callbacks
     def on_message_begin(self) -> None:
@@ -189,7 +211,7 @@ class HttpParser:
         self._message = Message()
         self._target = b""
         self._head_bytes = 0
-        self.busy = True
+        self.busy = self.head_open = True
 
     def on_url(self, url: bytes) -> None:
         """A piece of the request target."""
@@ -210,6 +232,8 @@ class HttpParser:
 
     def on_headers_complete(self) -> None:
         """The head is whole: judge it and pass it on."""
+        self.head_open = False
+        self._quiet_bytes = 0
         message = self._message
         message.method = self._parser.get_method().decode("latin-1")
         message.version = self._parser.get_http_version()
@@ -221,11 +245,13 @@ class HttpParser:
 
     def on_body(self, piece: bytes) -> None:
         """A piece of the body, free of its transfer coding."""
+        self._quiet_bytes = 0
         if self._message.body is not None:
             self._message.body.feed(piece)
 
     def on_message_complete(self) -> None:
         """The request is whole."""
+        self._quiet_bytes = 0
         self.busy = False
         if self._message.body is not None:
             self._message.body.end()

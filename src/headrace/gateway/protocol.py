@@ -18,6 +18,7 @@ from headrace.base.errors import HeadraceError, Invalid
 from headrace.base.limits import HEAD_BYTES_MAX, LINGER_BYTES_MAX, PIPELINE_REQUESTS_MAX
 from headrace.gateway.files import HeldFile
 from headrace.gateway.messages import Response
+from headrace.gateway.object_headers import clean
 from headrace.gateway.outlet import Outlet
 from headrace.gateway.parser import BodyQueue, HttpParser, Message
 from headrace.gateway.shapes import Shape
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 _REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
 _NO_BODY = frozenset({204, 304})
+_PIPELINE, _BODY = 1, 2
+"""Why a connection is not read from: too many requests wait, or a body waits for its reader."""
 
 
 class Host(Protocol):
@@ -66,10 +69,12 @@ class Host(Protocol):
 class Connection(asyncio.Protocol):
     """Protocol of one accepted socket."""
 
-    __slots__ = ("_closing", "_current", "_gateway", "_hot_note", "_lingering", "_messages", "_parser",
-                 "_reading_paused", "_task", "_transport", "active", "last_ns", "outlet", "shape")  # fmt: skip
+    __slots__ = ("_closing", "_current", "_gateway", "_head_since_ns", "_hot_note", "_lingering", "_messages",
+                 "_parser", "_pauses", "_task", "_transport", "active", "last_ns", "outlet", "peer",
+                 "shape")  # fmt: skip
 
     outlet: Outlet
+    peer: str
 
     def __init__(self, gateway: Host) -> None:
         self._gateway = gateway
@@ -79,7 +84,8 @@ class Connection(asyncio.Protocol):
         self._task: asyncio.Task[None] | None = None
         self._closing = False
         self._lingering = 0
-        self._reading_paused = False
+        self._head_since_ns = 0
+        self._pauses = 0
         self._hot_note: tuple[bytes | None, str, int, int, int, int] | None = None
         self.shape: Shape | None = None
         self.active = False
@@ -89,6 +95,8 @@ class Connection(asyncio.Protocol):
     # -- the transport's calls
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client connected."""
+        address = transport.get_extra_info("peername")
+        self.peer = str(address[0]) if isinstance(address, tuple) else ""
         self._transport = cast("asyncio.Transport", transport)  # uvloop's class does not inherit it
         gateway = self._gateway
         self.outlet = Outlet(
@@ -114,7 +122,7 @@ class Connection(asyncio.Protocol):
         if self._parser is not None:
             self._parser.abandon(Invalid("The request body terminated unexpectedly.", kind="IncompleteBody"))
         self._closing = True
-        return self.active and not self.outlet.secure
+        return (self.active or bool(self._messages) or not self.outlet.clear) and not self.outlet.secure
 
     def pause_writing(self) -> None:
         """The transport's buffer is above its mark."""
@@ -133,16 +141,19 @@ class Connection(asyncio.Protocol):
             return
         parser = self._parser
         if not self.active and (parser is None or not parser.busy):
+            hot = self._gateway.hot
+            hot.matched = False
             if (
                 data[:4] == b"GET "
                 and data[-4:] == b"\r\n\r\n"
                 and len(data) <= HEAD_BYTES_MAX
                 and self.outlet.clear
                 and not self._closing
-                and self._gateway.hot.serve(self, data)
+                and hot.serve(self, data)
             ):
                 return
-            self._gateway.raw_head = data
+            if not hot.matched:  # else its layout is known already
+                self._gateway.raw_head = data
         if parser is None:
             parser = self._parser = HttpParser(self._on_message, self._make_body)
         self.last_ns = 0
@@ -152,6 +163,10 @@ class Connection(asyncio.Protocol):
             self._refuse(error)
         finally:
             self._gateway.raw_head = b""
+        if not parser.head_open:
+            self._head_since_ns = 0
+        elif not self._head_since_ns:
+            self._head_since_ns = monotonic_ns()
 
     # -- the hot path's calls
     def note(
@@ -190,21 +205,23 @@ class Connection(asyncio.Protocol):
                 if message.body is not None and not message.body.received:
                     self.outlet.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
-        return BodyQueue(self._pause_reading, first_read)
+        return BodyQueue(lambda paused: self._pause_reading(_BODY, paused), first_read)
 
     def _on_message(self, message: Message) -> None:
         message.raw_head = self._gateway.raw_head
         self._messages.append(message)
         if len(self._messages) >= PIPELINE_REQUESTS_MAX:
-            self._pause_reading(True)
+            self._pause_reading(_PIPELINE, True)
         if not self.active:
             self._next()
 
-    def _pause_reading(self, paused: bool) -> None:
-        if paused == self._reading_paused or self._transport.is_closing():
+    def _pause_reading(self, reason: int, paused: bool) -> None:
+        """Stop reading for a reason, or drop the reason: reading goes on when none is left."""
+        before = self._pauses
+        self._pauses = before | reason if paused else before & ~reason
+        if bool(before) == bool(self._pauses) or self._transport.is_closing():
             return
-        self._reading_paused = paused
-        if paused:
+        if self._pauses:
             self._transport.pause_reading()
         else:
             self._transport.resume_reading()
@@ -246,7 +263,7 @@ class Connection(asyncio.Protocol):
             if message.body is not None:
                 message.body.discard()
             if len(self._messages) < PIPELINE_REQUESTS_MAX:
-                self._pause_reading(False)
+                self._pause_reading(_PIPELINE, False)
             self._next()
 
     async def _send(self, message: Message, response: Response, closing: bool) -> int:
@@ -257,7 +274,7 @@ class Connection(asyncio.Protocol):
         names = set()
         for name, value in response.headers:
             names.add(name.lower())
-            lines.append(f"{name}: {_clean(value)}\r\n".encode())
+            lines.append(f"{name}: {clean(value)}\r\n".encode())
         if response.status not in _NO_BODY and "content-length" not in names:
             length = len(body) if isinstance(body, bytes) else response.length
             if length is not None:
@@ -322,12 +339,12 @@ class Connection(asyncio.Protocol):
         message = Message()
         message.error = error
         message.keep_alive = False
-        if self._current is not None and self._current.body is not None and not self._current.body.ended:
-            self._current.body.end(error)
-            self._closing = True
-            return
         if self._parser is not None:
-            self._parser.busy = False
+            self._parser.busy = self._parser.head_open = False
+            if self._parser.in_body:  # its handler tells the client
+                self._parser.abandon(error)
+                self._closing = True
+                return
         self._on_message(message)
 
     def _linger(self, message: Message) -> None:
@@ -338,7 +355,7 @@ class Connection(asyncio.Protocol):
         message.body.discard()
         self._lingering = LINGER_BYTES_MAX
         self._closing = True
-        self._pause_reading(False)
+        self._pause_reading(_PIPELINE | _BODY, False)
         if not self.outlet.secure and self._transport.can_write_eof():
             self._transport.write_eof()
 
@@ -353,25 +370,23 @@ class Connection(asyncio.Protocol):
     def drain(self) -> None:
         """Finish what is in flight, then close."""
         self._closing = True
-        if not self.active and not self._messages:
-            self._close()
+        if not self.active and not self._messages and self.outlet.clear:
+            self._close()  # else when the answer under way has gone out, at the latest with the next sweep
 
     def deadline(self, now_ns: int, idle_ns: int, head_ns: int, stall_ns: int) -> None:
         """Close the connection if it broke a deadline."""
         if self.last_ns == 0:
             self.last_ns = now_ns
-        if self.outlet.progress_ns and now_ns - self.outlet.progress_ns > stall_ns:
+        stalled = self.outlet.progress_ns and now_ns - self.outlet.progress_ns > stall_ns
+        late = self._head_since_ns and now_ns - self._head_since_ns > head_ns
+        if stalled or late:
             self.abort()
-        elif not self.active:
+        elif not self.active and self.outlet.clear:
             quiet = now_ns - self.last_ns
-            starting = self._parser is not None and self._parser.busy
-            if quiet > (head_ns if starting or self._lingering else idle_ns):
-                self.abort() if starting or self._lingering else self._close()
-
-
-def _clean(value: str) -> str:
-    """A header value without line breaks, so that stored metadata can't end the head early."""
-    return value.replace("\r", " ").replace("\n", " ") if "\n" in value or "\r" in value else value
+            if self._lingering and quiet > head_ns:
+                self.abort()
+            elif not self._lingering and (self._closing or quiet > idle_ns):
+                self._close()
 
 
 async def _close_body(body: object) -> None:

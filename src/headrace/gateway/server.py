@@ -100,7 +100,7 @@ class Gateway:
         """Authenticate and run one request; every failure becomes an S3 error."""
         request = Request(
             message.method, message.path, message.query, message.headers, request_id=self._new_id(),
-            received_ns=monotonic_ns(), host=message.host, secure=connection.outlet.secure,
+            received_ns=monotonic_ns(), host=message.host, secure=connection.outlet.secure, peer=connection.peer,
         )  # fmt: skip
         if self._in_flight >= REQUESTS_IN_FLIGHT_MAX:
             return request, error_response(request, Busy("Please reduce your request rate.", retry_after=1.0))

@@ -79,6 +79,7 @@ class Shape:
         "access_key",
         "bucket_prefix",
         "checksum_mode",
+        "token",
     )
 
     def __init__(self, plan: _Plan, signature: Signature, bucket: bytes) -> None:
@@ -98,6 +99,8 @@ class Shape:
         self.access_key = signature.access_key
         self.bucket_prefix = b"/" + bucket if bucket else b""
         self.checksum_mode = plan.checksum_mode
+        self.token: object = None
+        """Stands for the state of keys the shape was made under; void when the hot path has another."""
 
     def match(self, head: bytes, now: float) -> Matched | None:
         """Verify a whole request head; None means "ask the general verifier", never "refused"."""
