@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import hashlib
 import re
 import zlib
 from collections.abc import AsyncIterator, Sequence
@@ -15,7 +14,7 @@ import pytest
 import pytest_asyncio
 
 from headrace.base import rng
-from headrace.base.errors import Denied, Invalid, NotFound, Unavailable
+from headrace.base.errors import Bug, Denied, Invalid, NotFound, Unavailable
 from headrace.gateway.messages import Request, Response
 from headrace.gateway.proxy import forward
 from headrace.origin.objectstore import ObstoreOrigin
@@ -149,7 +148,7 @@ async def test_a_prefix_hides_the_rest_of_its_bucket(gateway: Gateway) -> None:
 
 
 @pytest.mark.parametrize("bucket", ["proxied", "mine"])
-async def test_multipart_copy_and_multi_delete(gateway: Gateway, bucket: str) -> None:
+async def test_multipart_and_copy(gateway: Gateway, bucket: str) -> None:
     await gateway.ask("PUT", bucket, "k", b"hello")
     gateway.forgotten.clear()
     response, body = await gateway.ask("PUT", bucket, "copy", headers={"x-amz-copy-source": f"/{bucket}/k"})
@@ -165,12 +164,9 @@ async def test_multipart_copy_and_multi_delete(gateway: Gateway, bucket: str) ->
     _, body = await gateway.ask("POST", bucket, "mp", f"{done}</CompleteMultipartUpload>".encode(), uploadId=upload_id)
     assert f"<Bucket>{bucket}</Bucket><Key>mp</Key>".encode() in body
     assert gateway.forgotten == [(bucket, ["copy"]), (bucket, ["mp"])]
-    many = b"<Delete><Object><Key>copy</Key></Object><Object><Key>mp</Key></Object></Delete>"
-    md5 = base64.b64encode(hashlib.md5(many, usedforsecurity=False).digest()).decode()
-    _, body = await gateway.ask("POST", bucket, body=many, headers={"content-md5": md5}, delete="")
-    assert re.findall(rb"<Deleted><Key>(.*?)</Key>", body) == [b"copy", b"mp"]
-    assert gateway.forgotten[-1] == (bucket, ["copy", "mp"])
-    assert (await gateway.ask("GET", bucket, "mp"))[0].status == 404
+    with pytest.raises(Bug):  # only a document of headrace's own may go to the origin
+        await gateway.ask("POST", bucket, body=b"<Delete><Object><Key>mp</Key></Object></Delete>", delete="")
+    assert (await gateway.ask("GET", bucket, "mp"))[0].status == 200
 
 
 async def test_a_copy_between_names_of_one_origin(gateway: Gateway) -> None:

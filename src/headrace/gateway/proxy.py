@@ -8,7 +8,6 @@ client learns the outcome.
 
 from __future__ import annotations
 
-import base64
 import hashlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
@@ -17,9 +16,10 @@ from urllib.parse import quote, unquote
 import aiohttp
 
 from headrace.base import limits
-from headrace.base.errors import Denied, Invalid
+from headrace.base.errors import Bug, Denied, Invalid
 from headrace.gateway.messages import BodyPiece, Request, Response
-from headrace.gateway.proxy_names import Names, deleted_keys
+from headrace.gateway.proxy_names import Names
+from headrace.gateway.xml_reader import Element, read_document
 from headrace.origin.base import Origin
 from headrace.origin.checksums import Checksum
 from headrace.origin.s3 import S3Origin
@@ -60,6 +60,17 @@ class ProxyContext(Protocol):
         """Forget what is remembered of these keys, in every process; None: of the bucket as such."""
 
 
+class OwnDocument(NamedTuple):
+    """A document of headrace's own in place of the client's, and the keys it may change, as the client calls them.
+
+    The origin's answer to it comes back as it is when the call succeeds.
+    """
+
+    body: bytes
+    headers: Mapping[str, str]
+    keys: Sequence[str]
+
+
 class _Outgoing(NamedTuple):
     """A request body as the origin gets it, the hash that is signed, and what must be forgotten after it."""
 
@@ -69,12 +80,8 @@ class _Outgoing(NamedTuple):
     keys: Sequence[str] | None
 
 
-async def forward(context: ProxyContext, request: Request, target: ProxyTarget) -> Response:
-    """Pass `request` to the S3 origin of `target` and its answer back, whatever its status.
-
-    Raises Invalid (NotImplemented) when the origin is no S3 bucket or the call reaches beyond it,
-    Denied when the origin refuses headrace's own keys, Unavailable when it cannot be reached.
-    """
+def s3_origin(request: Request, target: ProxyTarget) -> S3Origin:
+    """The target's origin. Raises Invalid (NotImplemented) when it is no S3 bucket."""
     origin = target.origin
     if not isinstance(origin, S3Origin):
         raise Invalid(
@@ -82,12 +89,27 @@ async def forward(context: ProxyContext, request: Request, target: ProxyTarget) 
             f"this bucket is bound to {origin.url}",
             kind="NotImplemented",
         )
+    return origin
+
+
+async def forward(
+    context: ProxyContext, request: Request, target: ProxyTarget, own: OwnDocument | None = None
+) -> Response:
+    """Pass `request` to the S3 origin of `target` and its answer back, whatever its status.
+
+    `own` goes in place of the request's body, which was read. Raises Invalid (NotImplemented) when the
+    origin is no S3 bucket or the call reaches beyond it, Denied when the origin refuses headrace's own
+    keys, Unavailable when it cannot be reached.
+    """
+    origin = s3_origin(request, target)
     names = Names(request.bucket, origin.bucket, origin.prefix)
-    names.check(request.method, request.params, request.key)
+    if own is None:
+        _check_call(request)
+        names.check(request.method, request.params, request.key)
     headers = _headers(request)
     if (source := request.header("x-amz-copy-source")) is not None:
         headers["x-amz-copy-source"] = await _copy_source(context, origin, source)
-    outgoing = await _outgoing(request, names, headers)
+    outgoing = await _outgoing(request, headers) if own is None else _replaced(own, headers)
     key = names.prefix + request.key if request.key else ""
     query = names.query(request.params, request.key)
     forgets = request.method not in {"GET", "HEAD"} and outgoing.keys != ()
@@ -97,7 +119,7 @@ async def forward(context: ProxyContext, request: Request, target: ProxyTarget) 
             request.method, origin.bucket, key, query, headers,
             body=outgoing.body, length=outgoing.length, payload=outgoing.payload,
         )  # fmt: skip
-        response = await _answered(request, names, answer)
+        response = await _answered(request, names, answer, as_is=own is not None)
         if forgets and not isinstance(response.body, bytes):
             response.body = _then_forget(context, request.bucket, outgoing.keys, response.body)
             await anext(response.body)  # begun, so that its end runs even when the client is gone by now
@@ -108,6 +130,14 @@ async def forward(context: ProxyContext, request: Request, target: ProxyTarget) 
         # A write that failed or whose answer was lost may have happened all the same.
         if forgets and (not done or response.status < 300 or response.status >= 500):
             await context.invalidate(request.bucket, outgoing.keys)
+
+
+def _check_call(request: Request) -> None:
+    """Refuse calls that name a second object where nothing here judges it. Raises Invalid (NotImplemented), Bug."""
+    if "renameObject" in request.params or request.header("x-amz-rename-source") is not None:
+        raise Invalid("RenameObject is not implemented", kind="NotImplemented")
+    if request.method == "POST" and not request.key and "delete" in request.params:
+        raise Bug("a DeleteObjects document was about to be passed on unread")
 
 
 def _headers(request: Request) -> dict[str, str]:
@@ -128,7 +158,16 @@ def _headers(request: Request) -> dict[str, str]:
     return headers
 
 
-async def _outgoing(request: Request, names: Names, headers: dict[str, str]) -> _Outgoing:
+def _replaced(own: OwnDocument, headers: dict[str, str]) -> _Outgoing:
+    """headrace's own document; `headers` lose what was said of the client's."""
+    for name in [n for n in headers if n.startswith("x-amz-checksum-") or n == "x-amz-sdk-checksum-algorithm"]:
+        del headers[name]
+    headers.pop("content-encoding", None)
+    headers.update(own.headers)
+    return _Outgoing(own.body, None, hashlib.sha256(own.body).hexdigest(), own.keys)
+
+
+async def _outgoing(request: Request, headers: dict[str, str]) -> _Outgoing:
     """The body for the origin; adds to `headers` what its form needs."""
     keys = _forgotten(request)
     body, length = request.body, request.content_length
@@ -136,15 +175,11 @@ async def _outgoing(request: Request, names: Names, headers: dict[str, str]) -> 
         return _Outgoing(None, None, UNSIGNED, keys)
     if "multipart/form-data" in headers.get("content-type", ""):
         raise Invalid("a form upload is signed by its own policy and cannot be passed on", kind="NotImplemented")
-    if request.method == "POST" and not request.key and "delete" in request.params:
-        document_ = await _whole(body, limits.XML_BODY_BYTES_MAX)
-        sent = names.sent(document_)
-        if sent != document_:
-            for name in [n for n in headers if n.startswith("x-amz-checksum-") or n == "x-amz-sdk-checksum-algorithm"]:
-                del headers[name]
-            md5 = hashlib.md5(sent, usedforsecurity=False).digest()
-            headers["content-md5"] = base64.b64encode(md5).decode()
-        return _Outgoing(sent, None, hashlib.sha256(sent).hexdigest(), deleted_keys(document_))
+    if request.method == "POST" and "restore" in request.params:
+        whole = await _whole(body, limits.XML_BODY_BYTES_MAX)
+        if whole.strip() and _names_a_place(read_document(whole)):
+            raise Invalid("a restore that writes to another place is not implemented", kind="NotImplemented")
+        return _Outgoing(whole, None, hashlib.sha256(whole).hexdigest(), keys)
     trailer = (request.header("x-amz-trailer") or "").strip().lower()
     if trailer.startswith("x-amz-checksum-") and trailer[15:] in CHECKSUMS and length is not None:
         return _with_trailer(request, body, length, trailer, headers, keys)
@@ -153,6 +188,11 @@ async def _outgoing(request: Request, names: Names, headers: dict[str, str]) -> 
         return _Outgoing(whole, None, hashlib.sha256(whole).hexdigest(), keys)
     signed = request.header("x-amz-content-sha256") or ""
     return _Outgoing(held_back(body), length, signed if len(signed) == 64 else UNSIGNED, keys)
+
+
+def _names_a_place(element: Element) -> bool:
+    """Whether a restore's document names a bucket to write to, which nothing here judges."""
+    return element.name == "OutputLocation" or any(_names_a_place(child) for child in element.children)
 
 
 def _with_trailer(
@@ -218,8 +258,8 @@ async def _copy_source(context: ProxyContext, origin: S3Origin, header: str) -> 
     return quote(f"/{source.bucket}/{source.prefix}{key}", safe="-_.~/") + mark + version
 
 
-async def _answered(request: Request, names: Names, answer: aiohttp.ClientResponse) -> Response:
-    """The origin's answer as ours."""
+async def _answered(request: Request, names: Names, answer: aiohttp.ClientResponse, *, as_is: bool = False) -> Response:
+    """The origin's answer as ours; `as_is`: a success is read whole, in the origin's names."""
     status = answer.status
     kept = [(name, text_of(value)) for name, value in answer.headers.items() if name.lower() not in _NOT_ANSWERED]
     if "aws-chunked" in answer.headers.get("Content-Encoding", "").lower():
@@ -236,13 +276,13 @@ async def _answered(request: Request, names: Names, answer: aiohttp.ClientRespon
     if status >= 300:
         body = await read_whole(answer, limits.ORIGIN_ERROR_BYTES_MAX)
         _check_refusal(status, answer.headers, body, request.bucket)
-    elif xml and (not names.same) and _describes(request):
+    elif as_is or (xml and (not names.same) and _describes(request)):
         body = await read_whole(answer, limits.ORIGIN_ANSWER_BYTES_MAX)
     elif length is not None and length <= _BUFFERED_BYTES_MAX:
         body = await read_whole(answer, _BUFFERED_BYTES_MAX)
     else:
         return Response(status, kept, Pieces(answer), length, source="origin")
-    if xml and (status >= 300 or _describes(request)):
+    if xml and (status >= 300 or (_describes(request) and not as_is)):
         place = f"{'https' if request.secure else 'http'}://{request.host}/{names.bound}/{quote(request.key)}"
         body = names.answered(body, request.params, place, failed=status >= 300)
     return Response(status, kept, body, len(body), source="origin")

@@ -13,9 +13,12 @@ from headrace.base.errors import Invalid
 _NAMES = re.compile(rb"<(Name|Bucket|BucketName)>([^<]*)</\1>")
 _KEYS = re.compile(rb"<(Key|Prefix|Marker|NextMarker|StartAfter|KeyMarker|NextKeyMarker)>([^<]*)</\1>")
 _PLACES = re.compile(rb"<(Location|Resource)>([^<]*)</\1>")
-_SENT_KEYS = re.compile(rb"<(Key)>([^<]*)</\1>")
 _KEY_PARAMS = ("prefix", "marker", "start-after", "key-marker")
-_LISTINGS = frozenset({"versions", "uploads"})
+_LISTING_PARAMS = frozenset({
+    "continuation-token", "delimiter", "encoding-type", "fetch-owner", "key-marker", "list-type", "marker", "max-keys",
+    "max-uploads", "prefix", "start-after", "upload-id-marker", "uploads", "version-id-marker", "versions", "x-id",
+})  # fmt: skip
+"""All that may be asked of a bucket that is a prefix of another, besides its location."""
 _SIGNATURE = "x-amz-"
 _OWN_DOCUMENTS = frozenset({
     "accelerate", "acl", "analytics", "cors", "encryption", "intelligent-tiering", "inventory", "lifecycle",
@@ -40,12 +43,11 @@ class Names(NamedTuple):
     def query(self, params: Mapping[str, str], key: str) -> list[tuple[str, str]]:
         """The query for the origin: signature parameters dropped, keys in it put behind the prefix."""
         kept = {name: value for name, value in params.items() if not name.lower().startswith(_SIGNATURE)}
-        if self.prefix and not key and not _OWN_DOCUMENTS & kept.keys() and "delete" not in kept:
+        if self.prefix and not key and "location" not in kept:
             for name in _KEY_PARAMS:
                 if kept.get(name):
                     kept[name] = self.prefix + kept[name]
-            kept.setdefault("prefix", self.prefix)
-            kept["prefix"] = kept["prefix"] or self.prefix
+            kept["prefix"] = kept.get("prefix") or self.prefix
         return list(kept.items())
 
     def check(self, method: str, params: Mapping[str, str], key: str) -> None:
@@ -53,15 +55,15 @@ class Names(NamedTuple):
 
         Raises Invalid (NotImplemented).
         """
-        if self.prefix and not key and method not in {"GET", "HEAD"} and "delete" not in params:
-            raise Invalid(
-                f"{self.bound} is a prefix of a bucket; what holds for the whole bucket is set at its origin",
-                kind="NotImplemented",
-            )
-
-    def sent(self, body: bytes) -> bytes:
-        """A DeleteObjects document with its keys as they are at the origin."""
-        return _replace(_SENT_KEYS, body, lambda _, text: self.prefix + text) if self.prefix else body
+        if not self.prefix or key:
+            return
+        asked = {name for name in params if not name.lower().startswith(_SIGNATURE)} - {"x-id"}
+        if method in {"GET", "HEAD"} and (asked == {"location"} or asked <= _LISTING_PARAMS):
+            return
+        raise Invalid(
+            f"{self.bound} is a prefix of a bucket; what holds for the whole bucket is set and asked at its origin",
+            kind="NotImplemented",
+        )
 
     def answered(self, body: bytes, params: Mapping[str, str], place: str, *, failed: bool) -> bytes:
         """An answer of the origin in the names used here; `place` is the object's own URL."""
@@ -88,11 +90,6 @@ class Names(NamedTuple):
             return text
         rest = text[len(head) + 1 :].removeprefix(self.prefix)
         return f"/{self.bound}/{rest}" if rest else f"/{self.bound}"
-
-
-def deleted_keys(body: bytes) -> list[str]:
-    """The keys of a DeleteObjects document."""
-    return [unescape(found[2].decode("utf-8", "replace"), _ENTITIES) for found in _SENT_KEYS.finditer(body)]
 
 
 _ENTITIES = {"&quot;": '"', "&apos;": "'", "&#13;": "\r", "&#xD;": "\r", "&#10;": "\n", "&#xA;": "\n", "&#9;": "\t"}
