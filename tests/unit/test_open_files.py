@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from headrace.base.errors import Busy
-from headrace.gateway.files import FilePieces, OpenFiles
+from headrace.base.errors import Busy, Unavailable
+from headrace.base.limits import CHANGING_PIECE_BYTES, CHANGING_TAIL_BYTES
+from headrace.gateway.files import ChangingPieces, FilePieces, OpenFiles
 from headrace.model.objects import Extent
+from headrace.origin.folder_files import token_of
 
 
 def _files(folder: Path, count: int) -> list[Extent]:
@@ -64,15 +66,77 @@ def test_a_new_token_opens_the_file_anew(tmp_path: Path) -> None:
     files.close()
 
 
-def test_forget_keeps_what_is_in_use(tmp_path: Path) -> None:
+def _token(path: str) -> str:
+    return token_of(Path(path).stat())
+
+
+def test_a_file_that_others_change_is_held_only_as_it_was_looked_up(tmp_path: Path) -> None:
     (extent,) = _files(tmp_path, 1)
     files = OpenFiles()
-    held = files.hold(extent.path)
-    files.forget(extent.path)
-    assert len(files) == 1
-    files.release(held)
-    files.forget(extent.path)
+    old = _token(extent.path)
+    files.release(files.hold(extent.path, old, changing=True))
+    Path(extent.path).write_bytes(b"other")
+    with pytest.raises(FileNotFoundError):
+        files.hold(extent.path, old, changing=True)
     assert len(files) == 0
+    with pytest.raises(FileNotFoundError):
+        files.hold(extent.path, old, changing=True)
+    held = files.hold(extent.path, _token(extent.path), changing=True)
+    assert os.pread(held.descriptor, 9, 0) == b"other"
+    for number, take in enumerate((lambda path: path.symlink_to("/etc/passwd"), os.mkfifo)):
+        path = tmp_path / f"swapped{number}"
+        path.write_bytes(b"x")
+        token = _token(str(path))
+        path.unlink()
+        take(path)
+        with pytest.raises(FileNotFoundError):
+            files.hold(str(path), token, changing=True)
+    files.release(held)
+    assert len(files) == 1
+
+
+@pytest.mark.parametrize("size", [10, CHANGING_TAIL_BYTES + 10, CHANGING_PIECE_BYTES + CHANGING_TAIL_BYTES + 10])
+async def test_a_file_changed_while_it_is_sent_ends_in_an_error(tmp_path: Path, size: int) -> None:
+    path = tmp_path / "f"
+    path.write_bytes(b"a" * size)
+    files = OpenFiles()
+
+    def pieces() -> ChangingPieces:
+        return ChangingPieces(files, Extent(str(path), 0, size), _token(str(path)))
+
+    whole = b"".join(
+        [
+            piece if isinstance(piece, bytes) else os.pread(piece[0], piece.length, piece.offset)
+            async for piece in pieces()
+        ]
+    )
+    assert whole == b"a" * size
+    changing = pieces()
+    sent = 0
+
+    async def send() -> None:
+        nonlocal sent
+        while True:
+            with path.open("r+b") as file:
+                file.write(b"b")
+            os.utime(path, ns=(sent, sent + 1))  # whatever the clock's tick is
+            piece = await anext(changing)
+            sent += len(piece) if isinstance(piece, bytes) else piece.length
+
+    with pytest.raises(Unavailable):
+        await send()
+    assert sent < size
+    await changing.aclose()
+    path.unlink()
+    assert files.forget_unlinked() == 1
+
+
+async def test_a_file_that_loses_its_name_while_it_is_sent_is_sent_whole(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    path.write_bytes(b"a" * 10)
+    pieces = ChangingPieces(OpenFiles(), Extent(str(path), 2, 8), _token(str(path)))
+    path.unlink()
+    assert [piece async for piece in pieces] == [b"a" * 8]
 
 
 def test_a_missing_file_leaves_nothing_behind(tmp_path: Path) -> None:

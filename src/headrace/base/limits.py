@@ -55,6 +55,9 @@ MEMO_INLINE_BYTES_MAX = 32 * MIB
 SHAPES_MAX = 512
 OPEN_FILES_MAX = 4096
 EXTENTS_HELD_MAX = 256
+CHANGING_PIECE_BYTES = 4 * MIB
+CHANGING_TAIL_BYTES = 64 * KIB
+"""A folder's file is sent in such pieces and its tail from memory, looked at between for changes."""
 DELETE_KEYS_AT_ONCE = 64
 STAGED_SECONDS_MAX = 7 * 24 * 3600.0
 """How long a completed upload waits for its client to try again to bring it to a remote origin."""

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 from headrace.base.errors import Conflict, Unavailable
 from headrace.base.limits import SLICE_BYTES_MAX
 from headrace.gateway.conditions import Verdict, judge_read
-from headrace.gateway.files import FilePieces
+from headrace.gateway.files import ChangingPieces, FilePieces
 from headrace.gateway.messages import Request, Response
 from headrace.gateway.object_headers import Header, not_modified_headers, object_headers
 from headrace.gateway.object_requests import ReadRequest, Selection, read_request, select
 from headrace.gateway.ranges import content_range
 from headrace.gateway.remote_read import head_remote, open_remote
+from headrace.gateway.targets import FILE
 from headrace.media.residency import resident
 from headrace.model.objects import ObjectInfo
 from headrace.origin.base import Located
@@ -94,7 +95,7 @@ async def _get_local(context: Context, target: BucketTarget, key: str, wanted: R
             return early
         selection = select(wanted, located.info)
         try:
-            pieces = _open_pieces(context, located, selection)
+            pieces = _open_pieces(context, target, located, selection)
         except FileNotFoundError:
             continue
         source = _source_of(pieces, selection)
@@ -104,13 +105,17 @@ async def _get_local(context: Context, target: BucketTarget, key: str, wanted: R
     raise Unavailable(f"the files of {key!r} vanish faster than they can be opened; is something else removing them?")
 
 
-def _open_pieces(context: Context, located: Located, selection: Selection) -> FilePieces:
+def _open_pieces(
+    context: Context, target: BucketTarget, located: Located, selection: Selection
+) -> FilePieces | ChangingPieces:
     span = selection.span
     extents = cut(located.extents, span.start, span.start + span.length)
+    if target.kind == FILE and extents:
+        return ChangingPieces(context.files, extents[0], located.info.version.token)
     return FilePieces(context.files, extents, located.info.version.token)
 
 
-def _source_of(pieces: FilePieces, selection: Selection) -> str:
+def _source_of(pieces: FilePieces | ChangingPieces, selection: Selection) -> str:
     """Where the first slice lies: "memory" or "device"; "memory" when there is nothing to send."""
     first = pieces.first
     if first is None or not selection.span.length:

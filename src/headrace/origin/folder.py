@@ -107,7 +107,8 @@ class Folder(Origin):
     async def locate(self, key: str) -> Located:
         """The file, with all links resolved at this moment. Raises NotFound.
 
-        Others may change the file: whoever opens it compares inode and ctime with the version's token.
+        Others may change the file: whoever opens it compares inode and ctime with the version's token, as
+        the gateway does.
         """
         return await self._in_pool(lambda: self.locate_now(key))
 
