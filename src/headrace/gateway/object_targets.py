@@ -13,6 +13,7 @@ from headrace.gateway.remote_write import put_remote
 from headrace.model.objects import NO_CONDITIONS, Conditions, ObjectInfo
 from headrace.origin.base import Upload
 from headrace.origin.store_bucket import StoreBucket
+from headrace.wire.words import stripe
 
 if TYPE_CHECKING:
     from headrace.gateway.context import BucketTarget, Context
@@ -40,8 +41,8 @@ async def put_object_at(
         if origin.local:
             return await origin.put(key, upload, conditions)
         return await put_remote(context, target, key, upload, conditions)
-    finally:
-        await context.invalidate(target.bucket, [key])
+    finally:  # put_remote has told the cache what became of it
+        context.words.stamp(stripe(target.bucket, key))
 
 
 async def delete_object_at(
