@@ -116,6 +116,12 @@ class Bound:
         """There is no account."""
         return bucket in self.targets
 
+    def created(self, bucket: str) -> None:
+        """There is no account."""
+
+    def deleted(self, bucket: str) -> None:
+        """There is no account."""
+
     async def renew(self) -> None:
         """There is no account."""
 

@@ -41,6 +41,34 @@ def read(client, bucket, key):
     return answer["Body"].read(), answer["ResponseMetadata"]["HTTPHeaders"].get("x-cache")
 
 
+def found(client, bucket):
+    """The object's bytes; None as long as the bucket is not known."""
+    try:
+        return read(client, bucket, "k")[0]
+    except client.exceptions.NoSuchBucket:
+        return None
+
+
+def test_all_workers_agree_at_once_about_the_buckets_of_an_account(tmp_path, s3_server, remote):
+    with Node(tmp_path / "data", "--workers", "3", "--origin", "s3://", **around(s3_server)) as node:
+        for turn in range(3):
+            # Each client has a connection of its own, so several workers are asked.
+            clients = [node.client() for _ in range(6)]
+            bucket = f"agreed-{turn}"
+            clients[0].create_bucket(Bucket=bucket)
+            for client in clients:
+                client.head_bucket(Bucket=bucket)
+                dates = {entry["Name"]: entry["CreationDate"].year for entry in client.list_buckets()["Buckets"]}
+                assert dates[bucket] > 2020
+            assert bucket in [entry["Name"] for entry in remote.list_buckets()["Buckets"]]
+            clients[1].delete_bucket(Bucket=bucket)
+            for client in clients:
+                assert bucket not in [entry["Name"] for entry in client.list_buckets()["Buckets"]]
+                with pytest.raises(ClientError, match="404"):
+                    client.head_bucket(Bucket=bucket)
+            assert bucket not in [entry["Name"] for entry in remote.list_buckets()["Buckets"]]
+
+
 def test_an_accounts_buckets_appear_and_are_cached_across_restarts(tmp_path, s3_server, remote):
     body = os.urandom(SIZE)
     remote.create_bucket(Bucket="account-one")
@@ -53,7 +81,7 @@ def test_an_accounts_buckets_appear_and_are_cached_across_restarts(tmp_path, s3_
         wait_until(lambda: read(client, "account-one", "k") == (body, "HIT"))
         remote.create_bucket(Bucket="account-two")
         remote.put_object(Bucket="account-two", Key="k", Body=b"late")
-        assert read(client, "account-two", "k")[0] == b"late"
+        assert wait_until(lambda: found(client, "account-two")) == b"late"  # within ACCOUNT_DISCOVER_SECONDS
         with pytest.raises(ClientError, match="NoSuchBucket"):
             client.get_object(Bucket="account-none", Key="k")
         client.put_object(Bucket="account-one", Key="written", Body=b"through")

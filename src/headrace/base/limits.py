@@ -63,7 +63,6 @@ STAGED_SECONDS_MAX = 7 * 24 * 3600.0
 """How long a completed upload waits for its client to try again to bring it to a remote origin."""
 STAGED_SWEPT_MAX = 16
 DEVICE_READS_MAX = 16
-READ_AHEAD_BYTES = 3 * MIB
 DEVICE_QUEUE_MAX = 2048
 
 # -- cache
@@ -149,6 +148,8 @@ BINDINGS_MAX = 10_000
 KEYS_MAX = 10_000
 ORIGINS_OPEN_MAX = 2 * BINDINGS_MAX
 ACCOUNT_DISCOVER_SECONDS = 5.0
+ACCOUNT_ANSWER_SECONDS_MAX = 3.0  # a client waits for an account's list
+ACCOUNT_LISTS_MAX = 3  # asked in a row while buckets come and go
 ACCOUNT_FIRST_SECONDS_MAX = 5.0
 TIER_DEFAULT_BYTES_MAX = 64 * GIB
 KEY_RULES_MAX = 100

@@ -117,7 +117,7 @@ async def create_bucket(context: Context, request: Request, params: Params) -> R
     if account is not None:
         response = await forward(context, request, account)
         if response.status < 300:
-            await context.bindings.discover(name)
+            context.bindings.created(name)
         return response
     try:
         await context.store.create_bucket(name, request.identity.name, {"acl": access, "region": region})

@@ -89,8 +89,8 @@ async def _answer(context: Context, request: Request) -> Response:
         _authorize_source(context, request)
         if name != "CopyObject" or await _is_copied_there(context, request, target):
             response = await forward(context, request, target)
-            if name == "DeleteBucket" and response.status < 300:
-                await context.bindings.renew()
+            if name == "DeleteBucket" and (response.status < 300 or response.status == 404):
+                context.bindings.deleted(request.bucket)
             return response
     handler = OPERATIONS.get(name)
     if handler is None:
@@ -106,7 +106,7 @@ async def _target(context: Context, request: Request) -> BucketTarget | None:
     """The request's bucket, and its copy source's looked for. Raises NotFound, Denied (another owner expected)."""
     if not request.bucket or (request.method == "PUT" and not request.key and not request.params.keys() - {"x-id"}):
         return None
-    target = await context.find(request.bucket)
+    target = await _bucket(context, request, request.bucket)
     expected = request.header("x-amz-expected-bucket-owner")
     if expected and target.owner and expected not in (target.owner, target.owner_id):
         raise Denied("Access Denied")
@@ -117,8 +117,13 @@ async def _target(context: Context, request: Request) -> BucketTarget | None:
     return target
 
 
+async def _bucket(context: Context, request: Request, bucket: str) -> BucketTarget:
+    """A bucket by name; only who signed may make headrace ask an account for it. Raises NotFound."""
+    return await context.find(bucket) if request.identity.access_key else context.resolve(bucket)
+
+
 async def _check_source(context: Context, request: Request, bucket: str) -> None:
-    source = await context.find(bucket)
+    source = await _bucket(context, request, bucket)
     expected = request.header("x-amz-source-expected-bucket-owner")
     if expected and source.owner and expected not in (source.owner, user_id(source.owner)):
         raise Denied("Access Denied")

@@ -52,10 +52,16 @@ class Bindings(Protocol):
         """Every bound bucket, those found in accounts included."""
 
     async def discover(self, bucket: str) -> bool:
-        """Look for a bucket in the accounts; True when `target` knows it now."""
+        """Look for a bucket in the accounts; True when `target` knows it now. Raises Busy, Denied, Unavailable."""
+
+    def created(self, bucket: str) -> None:
+        """A bucket was made in the account that `account_target` named."""
+
+    def deleted(self, bucket: str) -> None:
+        """A bucket of an account was deleted there."""
 
     async def renew(self) -> None:
-        """Ask the accounts anew what they hold. Raises Denied, Unavailable."""
+        """Ask the accounts anew what they hold; where one does not answer, its last list stands."""
 
     def in_account(self, bucket: str) -> bool:
         """Whether the bucket appeared by itself, and so goes when the account's bucket does."""
@@ -78,6 +84,12 @@ class NoBindings:
     async def discover(self, bucket: str) -> bool:  # noqa: ARG002 - the promise of Bindings
         """There is no account."""
         return False
+
+    def created(self, bucket: str) -> None:
+        """There is no account."""
+
+    def deleted(self, bucket: str) -> None:
+        """There is no account."""
 
     async def renew(self) -> None:
         """There is no account."""

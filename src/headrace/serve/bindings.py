@@ -6,8 +6,14 @@ import asyncio
 from collections.abc import Sequence
 
 from headrace.base import clock
-from headrace.base.errors import Denied, HeadraceError, Invalid, NotFound, Unavailable
-from headrace.base.limits import ACCOUNT_DISCOVER_SECONDS, ORIGINS_OPEN_MAX
+from headrace.base.errors import Busy, Denied, HeadraceError, Invalid, NotFound, Unavailable
+from headrace.base.limits import (
+    ACCOUNT_ANSWER_SECONDS_MAX,
+    ACCOUNT_DISCOVER_SECONDS,
+    ACCOUNT_LISTS_MAX,
+    ORIGIN_FIRST_BYTE_SECONDS_MAX,
+    ORIGINS_OPEN_MAX,
+)
 from headrace.gateway.bindings import ACCOUNT, BindingTable
 from headrace.gateway.context import FILE, PROXY, REMOTE, BucketTarget, store_target
 from headrace.model.bindings import Binding
@@ -30,9 +36,12 @@ class NodeBindings:
         self.accounts = [S3Account(url) for url in accounts]
         self.listed_once = asyncio.Event()
         self._open: dict[tuple[int, str], Origin] = {}
-        self._missing: dict[str, float] = {}
         self._created: dict[str, int] = {}
         self._asking = asyncio.Lock()
+        self._asked_at = float("-inf")
+        self._failed_at = float("-inf")
+        self._failure: HeadraceError | None = None
+        self._told = ""
 
     async def close(self) -> None:
         """Close every origin and account."""
@@ -65,47 +74,115 @@ class NodeBindings:
         return found
 
     async def renew(self) -> None:
-        """Ask the accounts anew, so that a listing shows what they hold now. Raises Denied, Unavailable."""
-        if self.accounts:
-            await self.refresh(0.0)
+        """Ask the accounts anew, for a listing; where one does not answer soon, the last list stands."""
+        if not self.accounts:
+            return
+        try:
+            await self._list_since(clock.steady(), ACCOUNT_ANSWER_SECONDS_MAX)
+        except HeadraceError as problem:
+            if problem.message != self._told:
+                _log.warning("account not listed", reason=problem.message)
+            self._told = problem.message
+        else:
+            self._told = ""
 
     def in_account(self, bucket: str) -> bool:
         """Whether the bucket appeared by itself, and so goes when the account's bucket does."""
         return self.table.source(bucket) == ACCOUNT
 
     async def discover(self, bucket: str) -> bool:
-        """Look for a bucket in the accounts; a name that is in none is not asked for again for a while."""
-        now = clock.steady()
-        if not self.accounts or self._missing.get(bucket, 0.0) > now:
+        """Look for a bucket in lists of the accounts that are at most ACCOUNT_DISCOVER_SECONDS old.
+
+        Raises Busy, Denied, Invalid, Unavailable.
+        """
+        if not self.accounts:
             return False
-        async with self._asking:
+        if self.table.find(bucket) is None:
+            await self._list_since(clock.steady() - ACCOUNT_DISCOVER_SECONDS, ACCOUNT_ANSWER_SECONDS_MAX)
+        return self.table.find(bucket) is not None
+
+    def created(self, bucket: str) -> None:
+        """Bind a bucket that was just made in the first account; every process knows it on return."""
+        try:
             if self.table.find(bucket) is None:
-                await self.refresh(0.0)
-        if self.table.find(bucket) is not None:
-            return True
-        if len(self._missing) >= ORIGINS_OPEN_MAX:
-            self._missing.clear()
-        self._missing[bucket] = clock.steady() + ACCOUNT_DISCOVER_SECONDS
-        return False
+                self._created[bucket] = round(clock.wall() * 1000)
+                self.table.add(bucket, bucket_url(self.accounts[0].url, bucket), source=ACCOUNT)
+        except HeadraceError as problem:  # the bucket is made all the same, and the next list brings it
+            _log.warning("new bucket not bound yet", bucket=bucket, reason=problem.message)
+
+    def deleted(self, bucket: str) -> None:
+        """Unbind a bucket that was just deleted in an account; every process knows it on return."""
+        try:
+            if self.table.source(bucket) == ACCOUNT:
+                self.table.remove(bucket)
+        except NotFound:
+            return  # another process was faster
+        except HeadraceError as problem:  # the bucket is gone all the same, and so it is from the next list
+            _log.warning("deleted bucket not unbound yet", bucket=bucket, reason=problem.message)
 
     def account_target(self, bucket: str) -> BucketTarget | None:
         """Where a new bucket is made: in the first account; None for the embedded store."""
         if not self.accounts:
             return None
-        self._missing.pop(bucket, None)
         return BucketTarget(bucket=bucket, origin=self.accounts[0].origin(bucket), kind=PROXY)
 
     async def refresh(self, seconds_old_max: float) -> None:
-        """Bind what the accounts hold now, and unbind what they lost. Raises Denied, Invalid, Unavailable."""
-        wanted: dict[str, str] = {}
-        created: dict[str, int] = {}
-        for account in self.accounts:
-            for bucket, created_ms in (await account.buckets(seconds_old_max=seconds_old_max)).items():
-                wanted.setdefault(bucket, bucket_url(account.url, bucket))
-                created.setdefault(bucket, created_ms)
-        self._created = created
-        self.table.set_account(list(wanted.items()))
-        self.listed_once.set()
+        """Have lists of the accounts at most that old. Raises Busy, Denied, Invalid, Unavailable."""
+        await self._list_since(clock.steady() - seconds_old_max, ORIGIN_FIRST_BYTE_SECONDS_MAX)
+
+    async def _list_since(self, moment: float, seconds_max: float) -> None:
+        """Have lists that were asked for at `moment` (steady seconds) or later; callers share them.
+
+        After a failure the accounts are left alone for ACCOUNT_DISCOVER_SECONDS. Raises as `refresh`.
+        """
+        try:
+            async with asyncio.timeout(seconds_max):
+                await self._asking.acquire()
+        except TimeoutError:
+            raise Busy("The account's buckets are being listed; try again.") from None
+        try:
+            if self._asked_at >= moment:
+                return
+            if self._failure is not None and clock.steady() - self._failed_at < ACCOUNT_DISCOVER_SECONDS:
+                raise type(self._failure)(self._failure.message, kind=self._failure.kind)
+            await self._ask(seconds_max)
+        finally:
+            self._asking.release()
+
+    async def _ask(self, seconds_max: float) -> None:
+        """Ask the accounts, and remember when, or how that failed."""
+        started = clock.steady()
+        failure: HeadraceError
+        try:
+            async with asyncio.timeout(seconds_max):
+                await self._take_lists()
+        except TimeoutError:
+            failure = Unavailable(f"The account did not list its buckets within {seconds_max:g} s.")
+        except HeadraceError as problem:
+            failure = problem
+        else:
+            self._asked_at, self._failure = started, None
+            self.listed_once.set()
+            return
+        self._failed_at, self._failure = clock.steady(), failure
+        raise failure
+
+    async def _take_lists(self) -> None:
+        """Bind what the accounts hold now, and unbind what they lost."""
+        for _ in range(ACCOUNT_LISTS_MAX):
+            generation = self.table.generation
+            wanted: dict[str, str] = {}
+            created: dict[str, int] = {}
+            for account in self.accounts:
+                for bucket, created_ms in (await account.buckets(seconds_old_max=-1.0)).items():
+                    wanted.setdefault(bucket, bucket_url(account.url, bucket))
+                    created.setdefault(bucket, created_ms)
+            # A list from before another process made or deleted a bucket would undo that here.
+            if self.table.generation == generation:
+                self._created = created
+                self.table.set_account(list(wanted.items()))
+                return
+        raise Busy("The account's buckets change faster than they can be listed; try again.")
 
     # -- the agent's and the reader's
 
@@ -145,7 +222,7 @@ async def keep_accounts(bindings: NodeBindings, seconds: float) -> None:
         try:
             await bindings.refresh(seconds / 2)
             told = ""
-        except (Denied, Invalid, NotFound, Unavailable) as problem:
+        except (Busy, Denied, Invalid, NotFound, Unavailable) as problem:
             if problem.message != told:
                 _log.warning("account not listed", reason=problem.message)
             told = problem.message
