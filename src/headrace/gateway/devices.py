@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 from headrace.base.errors import Busy
 from headrace.base.limits import DEVICE_QUEUE_MAX, DEVICE_READS_MAX
 from headrace.media.residency import warm
 
+T = TypeVar("T")
+
 
 class Devices:
-    """Warms file ranges into the page cache, at most DEVICE_READS_MAX at once on each device."""
+    """Reads file ranges from devices, at most DEVICE_READS_MAX at once on each device."""
 
     def __init__(self) -> None:
         self._pools: dict[int, ThreadPoolExecutor] = {}
@@ -20,11 +24,20 @@ class Devices:
         self.reads = 0
 
     def read(self, descriptor: int, offset: int, length: int) -> asyncio.Future[None]:
-        """Bring a range into the page cache; the future ends when it is there.
+        """Bring a range into the page cache; the future ends when it is there, or fails with OSError.
 
-        Raises Busy when the device has too many reads waiting; the future fails with OSError when
-        the device does.
+        Raises Busy when the device has too many reads waiting.
         """
+        return self._run(descriptor, warm, descriptor, offset, length)
+
+    def send(self, target: int, descriptor: int, offset: int, length: int) -> asyncio.Future[int]:
+        """Send a cold range to a non-blocking socket; the bytes taken, or BlockingIOError when it is full.
+
+        Both descriptors must stay open until the future ends. Raises Busy as `read` does.
+        """
+        return self._run(descriptor, os.sendfile, target, descriptor, offset, length)
+
+    def _run(self, descriptor: int, work: Callable[..., T], *arguments: int) -> asyncio.Future[T]:
         device = os.fstat(descriptor).st_dev
         queued = self._queued.get(device, 0)
         if queued >= DEVICE_QUEUE_MAX:
@@ -34,7 +47,7 @@ class Devices:
             pool = self._pools[device] = ThreadPoolExecutor(DEVICE_READS_MAX, f"device-{device}")
         self._queued[device] = queued + 1
         self.reads += 1
-        future = asyncio.get_running_loop().run_in_executor(pool, warm, descriptor, offset, length)
+        future = asyncio.get_running_loop().run_in_executor(pool, work, *arguments)
         future.add_done_callback(lambda _: self._finished(device))
         return future
 

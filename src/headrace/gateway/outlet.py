@@ -1,7 +1,7 @@
 """The way out of one connection: bytes and file ranges, in order, without blocking the loop.
 
 File ranges go from page cache to socket by `os.sendfile`, in slices of at most SLICE_BYTES_MAX. Each
-slice is checked whole for residency first; a cold one is read by the device pool. Between slices the
+slice is checked whole for residency first; a cold one is sent by the device's pool. Between slices the
 loop turns, so connections share it. "Waiting for a device" and "waiting for the socket" are two
 states: taken as one, a cold page would make the loop spin.
 """
@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from headrace.base.clock import monotonic_ns
 from headrace.base.errors import HeadraceError, Unavailable
-from headrace.base.limits import READ_AHEAD_BYTES, SLICE_BYTES_MAX
+from headrace.base.limits import SLICE_BYTES_MAX
 from headrace.gateway.devices import Devices
 from headrace.media.residency import resident
 from headrace.model.objects import FileSlice
@@ -196,46 +196,33 @@ class Outlet:
         if resident(self._descriptor, self._offset, length):
             self._checked = self._offset + length
             return True
+        assert self._socket is not None
         self._stop_watching()
         self.state = WAITING_DEVICE
         self.cold_slices += 1
         started = monotonic_ns()
-        future = self._devices.read(self._descriptor, self._offset, length)
-        ahead = min(self._remaining - length, READ_AHEAD_BYTES)
-        if ahead:
-            self._read_ahead(self._offset + length, ahead)
-        future.add_done_callback(lambda ended: self._device_ready(ended, length, started))
+        # A thread sends it: sendfile waits for the device there, and the kernel reads ahead meanwhile.
+        future = self._devices.send(self._socket.fileno(), self._descriptor, self._offset, length)
+        future.add_done_callback(lambda ended: self._device_ready(ended, started))
         return False
 
-    def _read_ahead(self, offset: int, length: int) -> None:
-        """Keep the device busy while this slice goes out; a failure shows when its turn comes."""
-        keep = os.dup(self._descriptor)
-        try:
-            future = self._devices.read(keep, offset, length)
-        except HeadraceError:
-            os.close(keep)
-            return
-
-        def ended(read: asyncio.Future[None]) -> None:
-            os.close(keep)
-            if not read.cancelled():
-                read.exception()
-
-        future.add_done_callback(ended)
-
-    def _device_ready(self, future: asyncio.Future[None], length: int, started_ns: int) -> None:
+    def _device_ready(self, future: asyncio.Future[int], started_ns: int) -> None:
         self.device_ns += monotonic_ns() - started_ns
         error = future.exception() if not future.cancelled() else None
         if self.lost or future.cancelled():
             self._finish(Unavailable("The client closed the connection.", kind="ClientGone"))
+        elif isinstance(error, BlockingIOError):
+            self._wait_socket()
         elif isinstance(error, Exception):
-            self._finish(
-                error if isinstance(error, HeadraceError) else Unavailable(f"Reading a device failed: {error}")
-            )
+            self._finish(Unavailable(f"Sending from a device failed: {error}"))
+        elif not future.result():
+            self._finish(Unavailable("A cached file is shorter than its index says.", kind="InternalError"))
         else:
-            self._checked = self._offset + length
-            self.state = READY
-            self._pump()
+            self._advance(future.result())
+            if self._remaining:
+                self._wait_socket()
+            else:
+                self._finish(None)
 
     def _send_slice(self) -> None:
         assert self._socket is not None
@@ -243,6 +230,9 @@ class Outlet:
         taken = os.sendfile(self._socket.fileno(), self._descriptor, self._offset, wanted)
         if taken == 0:
             raise Unavailable("A cached file is shorter than its index says.", kind="InternalError")
+        self._advance(taken)
+
+    def _advance(self, taken: int) -> None:
         self._offset += taken
         self._remaining -= taken
         self.sent += taken
