@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import queue
 import sqlite3
 import time
 from collections.abc import AsyncIterator
@@ -12,7 +14,9 @@ import pytest
 import pytest_asyncio
 
 from headrace.base.errors import Busy, Conflict, Invalid, NotFound
+from headrace.base.limits import STORE_GROUP_WRITES_MAX
 from headrace.model.objects import Attributes, Conditions
+from headrace.origin.bodies import SHARD
 from headrace.origin.rows import list_objects
 from headrace.origin.store import Store
 from headrace.testing.origin_calls import bodies_left, body_files, fails, read, upload
@@ -242,6 +246,59 @@ async def test_a_dead_session_is_swept(tmp_path: Path) -> None:
     assert living.exists()
     assert await read(alive.bucket("b"), "k") == b"kept"
     alive.close()
+
+
+def _gone(*paths: Path) -> bool:
+    """Whether the files go within a while."""
+    for _ in range(1000):
+        if not any(path.exists() for path in paths):
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def test_trash_of_a_clean_end_is_swept_at_the_next_start(tmp_path: Path) -> None:
+    """What a process could not unlink before it ended goes, though it left no session."""
+    Store.open(tmp_path / "store").close()
+    folder = tmp_path / "store"
+    names = [f"1234abcd{number:012x}" for number in range(0x1100, 0x1100 + 2 * STORE_GROUP_WRITES_MAX + 1)]
+    left = [folder / "bodies" / name[SHARD] / name for name in names]
+    for path in left:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"deleted")
+    with contextlib.closing(sqlite3.connect(folder / "catalogue.db")) as db:
+        db.executemany("INSERT INTO trash VALUES(?)", [(name,) for name in names])
+        db.commit()
+    assert list((folder / "sessions").iterdir()) == []
+    store = Store.open(folder)
+    assert _gone(*left)
+    store.close()
+    with contextlib.closing(sqlite3.connect(folder / "catalogue.db")) as db:
+        assert db.execute("SELECT count(*) FROM trash").fetchone() == (0,)
+
+
+async def test_trash_that_found_its_queue_full_is_unlinked_all_the_same(tmp_path: Path) -> None:
+    """More deletions at once than the queue holds don't leave bodies behind."""
+
+    class Full(queue.Queue[str | None]):
+        def put_nowait(self, item: str | None) -> None:
+            raise queue.Full
+
+    store = Store.open(tmp_path / "store")
+    catalogue = store._engine.catalogue
+    await store.create_bucket("b")
+    await store.bucket("b").put("k", upload(b"old"))
+    (name,) = body_files(tmp_path / "store")
+    (path,) = (tmp_path / "store" / "bodies").glob(f"*/{name}")
+    for _ in range(1000):
+        if not catalogue._overflowed:  # the look at the table that every start takes
+            break
+        time.sleep(0.01)  # noqa: ASYNC251 - a thread of the store works meanwhile
+    catalogue._trash = Full()
+    await store.bucket("b").put("k", upload(b"new"))
+    assert _gone(path)
+    assert await read(store.bucket("b"), "k") == b"new"
+    store.close()
 
 
 def test_an_unknown_format_is_refused(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ in other processes take turns by SQLite's own write lock.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import queue
@@ -29,6 +28,7 @@ from headrace.base.limits import (
     STORE_TRASH_NAMES_MAX,
 )
 from headrace.origin.bodies import Bodies, Piece, sync_folder
+from headrace.origin.local import waited
 from headrace.wire.words import Words
 
 T = TypeVar("T")
@@ -133,6 +133,7 @@ class Catalogue:
         self._commits = 0
         self._low_water = 0
         self._closed = False
+        self._overflowed = True  # an earlier process may have left some
         self._writer = self._connect()
         self._prepare(root)
         self._reaper = threading.Thread(target=self._reap, name="store-reaper", daemon=True)
@@ -239,7 +240,8 @@ class Catalogue:
         self._reaper.join(STORE_COMMIT_SECONDS_MAX)
         with contextlib.suppress(sqlite3.Error, HeadraceError), self._leading:
             self._begin(self._writer)
-            self._note_cleared()
+            while self._cleared:
+                self._note_cleared()
             self._writer.execute("DELETE FROM sessions WHERE session=?", (self._bodies.session,))
             self._writer.execute("COMMIT")
         for db in (*self._readers, self._writer):
@@ -296,8 +298,10 @@ class Catalogue:
         for ticket in group:
             ticket.answer(ticket.result, ticket.error)
         for name in transaction.discarded:
-            with contextlib.suppress(queue.Full):  # what does not fit is swept at the next start
+            try:
                 self._trash.put_nowait(name)
+            except queue.Full:  # the reaper reads the rest from the table when it comes to it
+                self._overflowed = True
         self._commits += 1
 
     def _run_one(self, transaction: Transaction, ticket: _Ticket, alone: bool) -> None:
@@ -341,11 +345,29 @@ class Catalogue:
                 with contextlib.suppress(OSError):
                     self._bodies.remove(name)
                     self._cleared.append(name)
+            elif self._overflowed and not self._closed:
+                self._overflowed = False
+                try:
+                    self._empty_table(db)
+                except (OSError, sqlite3.Error, HeadraceError):
+                    self._overflowed = True  # tried again when a second passed
             if self._commits - folded >= _CHECKPOINT_COMMITS:
                 folded = self._commits
                 with contextlib.suppress(sqlite3.Error):
                     db.execute("PRAGMA wal_checkpoint(PASSIVE)")
         db.close()
+
+    def _empty_table(self, db: sqlite3.Connection) -> None:
+        """Unlink what the trash table names, which no queue may hold any more. Raises OSError and others."""
+        last = ""
+        while not self._closed:
+            page = "SELECT body FROM trash WHERE body>? ORDER BY body LIMIT ?"
+            rows = db.execute(page, (last, STORE_GROUP_WRITES_MAX)).fetchall()
+            if not rows:
+                return
+            for (last,) in rows:
+                self._bodies.remove(last)
+            self.write(lambda transaction: transaction.db.executemany("DELETE FROM trash WHERE body=?", rows))  # noqa: B023 - waited for
 
     def _trash_next(self) -> str | None:
         """The next name to unlink; "" when there was none for a second."""
@@ -353,32 +375,3 @@ class Catalogue:
             return self._trash.get(timeout=1.0)
         except queue.Empty:
             return ""
-
-
-async def waited(start: Callable[[Callable[[Any, BaseException | None], None]], object]) -> Any:
-    """Call `start(answer)` and wait until some thread calls `answer(result, error)`.
-
-    Raises Unavailable when that takes longer than `STORE_COMMIT_SECONDS_MAX`. A cancelled waiter does
-    not stop the work: what was begun ends as it would have.
-    """
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[Any] = loop.create_future()
-
-    def settle(result: Any, error: BaseException | None) -> None:
-        if future.done():
-            return
-        if error is None:
-            future.set_result(result)
-        else:
-            future.set_exception(error)
-
-    def answer(result: Any, error: BaseException | None) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits
-            loop.call_soon_threadsafe(settle, result, error)
-
-    start(answer)
-    try:
-        async with asyncio.timeout(STORE_COMMIT_SECONDS_MAX):
-            return await future
-    except TimeoutError as error:
-        raise Unavailable("the disk did not answer in time; the outcome of the write is unknown") from error

@@ -14,8 +14,9 @@ from headrace.base.errors import HeadraceError, Unavailable
 from headrace.base.limits import STORE_READ_THREADS_MAX, STORE_THREADS_MAX
 from headrace.origin.base import Upload
 from headrace.origin.bodies import Bodies, BodyWriter
-from headrace.origin.catalogue import Catalogue, Transaction, translate, waited
+from headrace.origin.catalogue import Catalogue, Transaction, translate
 from headrace.origin.ingest import Ingest, Received
+from headrace.origin.local import waited
 from headrace.origin.sweep import sweep
 from headrace.wire.words import Words
 

@@ -1,4 +1,4 @@
-"""Reading extents of files on this machine as a body, for origins that have no streaming of their own."""
+"""Reading extents of files on this machine as a body, and waiting for work of other threads."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import contextlib
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Executor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from headrace.base.errors import Damaged, Unavailable
 from headrace.base.limits import STORE_COMMIT_SECONDS_MAX, STORE_READ_BYTES_MAX
@@ -80,3 +80,32 @@ async def run_in_pool(pool: Executor, function: Callable[[], T]) -> T:
             return await asyncio.shield(future)
     except TimeoutError as error:
         raise Unavailable("the disk did not answer in time; the outcome of a write is unknown") from error
+
+
+async def waited(start: Callable[[Callable[[Any, BaseException | None], None]], object]) -> Any:
+    """Call `start(answer)` and wait until some thread calls `answer(result, error)`.
+
+    Raises Unavailable when that takes longer than `STORE_COMMIT_SECONDS_MAX`. A cancelled waiter does
+    not stop the work: what was begun ends as it would have.
+    """
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[Any] = loop.create_future()
+
+    def settle(result: Any, error: BaseException | None) -> None:
+        if future.done():
+            return
+        if error is None:
+            future.set_result(result)
+        else:
+            future.set_exception(error)
+
+    def answer(result: Any, error: BaseException | None) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits
+            loop.call_soon_threadsafe(settle, result, error)
+
+    start(answer)
+    try:
+        async with asyncio.timeout(STORE_COMMIT_SECONDS_MAX):
+            return await future
+    except TimeoutError as error:
+        raise Unavailable("the disk did not answer in time; the outcome of the write is unknown") from error

@@ -1,4 +1,4 @@
-"""Sweep what a crash left behind in the embedded store: trash, and bodies no object ever got.
+"""Sweep what a crash left behind in the embedded store: bodies no object ever got.
 
 A session whose lock can be taken belongs to a process that is gone. Whoever takes that lock sweeps
 for it, so one process does, and never a body that a living one is about to commit.
@@ -54,10 +54,7 @@ def _sweep_session(root: Path, path: Path, bodies: Bodies, catalogue: Catalogue,
             return
         for name in orphans:
             bodies.remove(name)
-        trash = [row[0] for row in catalogue.reader().execute("SELECT body FROM trash").fetchall()]
-        for name in trash:
-            bodies.remove(name)
-        catalogue.write(lambda transaction: _forget(transaction, session, trash))
+        catalogue.write(lambda transaction: _forget(transaction, session))
         path.unlink(missing_ok=True)
     finally:
         os.close(descriptor)
@@ -103,6 +100,5 @@ def _referenced(catalogue: Catalogue, session: str, stopping: threading.Event) -
         db.execute("COMMIT")
 
 
-def _forget(transaction: Transaction, session: str, trash: list[str]) -> None:
-    transaction.db.executemany("DELETE FROM trash WHERE body=?", [(name,) for name in trash])
+def _forget(transaction: Transaction, session: str) -> None:
     transaction.db.execute("DELETE FROM sessions WHERE session=?", (session,))
