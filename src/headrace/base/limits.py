@@ -100,6 +100,12 @@ RANGE_DIRECT_BYTES_MAX = MIB
 HOT_BLOCKS_MAX = 256
 CORRUPT_BLOCKS_MAX = 8
 INGESTS_MAX = 4
+HANDOVERS_MAX = 64
+"""Bodies of one worker that the origin has and the cache has not yet; further ones are not handed over."""
+HANDOVER_BYTES_MAX = 4 * GIB
+HANDOVER_GRACE_SECONDS = 0.25
+"""How long a write's answer waits for the cache at most, so that the next read is a hit as a rule."""
+HANDOVER_DRAIN_SECONDS = 5.0
 STAGED_BLOCKS_MAX = 262_144
 AGENT_RETRY_SECONDS_MIN = 0.05
 AGENT_RETRY_SECONDS_MAX = 2.0

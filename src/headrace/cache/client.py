@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from pathlib import Path
 from typing import cast
@@ -83,6 +83,13 @@ class Question:
     async def more(self, than: int, seconds: float) -> None:
         """Wait until more than `than` bytes are ready or the question is over. Raises Unavailable."""
         await self.changed(lambda: self.ready > than, seconds)
+
+    def check(self) -> None:
+        """Raise what the question failed with, or Unavailable when the agent went away, if so."""
+        if self.error is not None:
+            raise self.error
+        if isinstance(self.ended, wire.Failed):
+            raise wire.failure(self.ended.name, self.ended.kind, self.ended.message)
 
     def close(self) -> None:
         """No longer interested."""
@@ -283,18 +290,32 @@ class AgentClient:
                 await asyncio.sleep(limits.AGENT_RETRY_SECONDS_MAX)
 
     async def ingest(self, binding: Binding, key: str, info: ObjectInfo, path: Path, asked: float) -> None:
+        """`begin_ingest`, and wait until it is done."""
+        await (await self.begin_ingest(binding, key, info, path, asked))
+
+    async def begin_ingest(
+        self, binding: Binding, key: str, info: ObjectInfo, path: Path, asked: float
+    ) -> Coroutine[None, None, None]:
         """Hand over a spool file whose body the origin acknowledged; `asked`: steady time the write was sent.
 
-        Raises Busy (the cache does not take it), Unavailable (no agent); the caller then removes the
-        file, and what was known of the object is forgotten.
+        Returns, as `forget` does, when no worker can find older metadata any more; what is returned
+        waits until the cache has the body. Both raise Busy (the cache does not take it) and
+        Unavailable (no agent); the caller then removes the file, and nothing is known of the object.
         """
         try:
-            await self._done(lambda number: wire.Ingest(number, binding.id, key, info, str(path), asked))
+            question = self._ask(lambda number: wire.Ingest(number, binding.id, key, info, str(path), asked))
+            try:
+                await question.changed(lambda: question.ready > 0, limits.AGENT_ANSWER_SECONDS_MAX)
+                question.check()
+            except BaseException:
+                question.close()
+                raise
         except BaseException:
             await self.forget(binding, key)
             raise
         if self._words is not None:
             self._words.stamp(stripe(binding.bucket, key))
+        return self._end(question)
 
     async def stage(self, binding: Binding, key: str) -> None:
         """Have the whole object brought in behind. Raises NotFound, Busy, Unavailable."""
@@ -320,13 +341,12 @@ class AgentClient:
             self._link.transport.write(wire.encode(wire.Cancel(question.number)))
 
     async def _done(self, make: Callable[[int], wire.Question]) -> None:
-        question = self._ask(make)
+        await self._end(self._ask(make))
+
+    async def _end(self, question: Question) -> None:
         try:
             await question.changed(lambda: False, limits.AGENT_ANSWER_SECONDS_MAX)
-            if question.error is not None:
-                raise question.error
-            if isinstance(question.ended, wire.Failed):
-                raise wire.failure(question.ended.name, question.ended.kind, question.ended.message)
+            question.check()
         finally:
             question.close()
 

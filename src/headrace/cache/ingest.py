@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from headrace.base import errors, limits
+from headrace.cache.events import Name
 from headrace.cache.fills import Tools, block_length
+from headrace.cache.publisher import Publisher
 from headrace.cache.shelf import NoRoomError
 from headrace.media.frames import BlockName, Checksummer, block_digest
 from headrace.media.index import Change, PutBlock
@@ -21,16 +23,27 @@ _T = TypeVar("_T")
 _STEP_BYTES = limits.MIB
 
 
-async def ingest(question: Ingest, tools: Tools) -> None:
+async def supersede(name: Name, asked: float, publisher: Publisher) -> float | None:
+    """Forget what was known before a write that was sent at steady time `asked`; returns when that is committed.
+
+    The result is the forgotten time that stands for this write, None when another write or forget
+    overlapped it: the origin alone knows which came last.
+    """
+    alone = asked > publisher.forgotten_at(name)
+    forgotten = publisher.forget(name)
+    since = publisher.forgotten_at(name)
+    await forgotten
+    return since if alone else None
+
+
+async def ingest(question: Ingest, tools: Tools, since: float | None) -> None:
     """Copy the spool file's blocks into the log, publish them and then the metadata; remove the file.
 
-    Metadata is left out, and what was known dropped, when another write overlapped this one: the
-    origin alone knows which came last. Raises Busy (no tier takes it), Invalid (not the announced size).
+    Metadata is left out when `since`, from `supersede`, is None or outdated, or when something newer
+    was learnt meanwhile. Raises Busy (no tier takes it), Invalid (not the announced size).
     """
     path = Path(question.path)
     name, info = (question.binding, question.key), question.info
-    metadata = tools.publisher.metadata(name, info, question.asked)
-    forgotten, since = tools.publisher.forget(name), tools.publisher.forgotten_at(name)
     try:
         changes: list[Change] = []
         size = await _thread(tools, lambda: path.stat().st_size)
@@ -40,9 +53,7 @@ async def ingest(question: Ingest, tools: Tools) -> None:
             entry = await _block(question, block, tools)
             changes.append(PutBlock(entry.digest, entry.location))
             tools.shelf.stored(entry)
-        await forgotten
-        unchanged = tools.publisher.forgotten_at(name) == since
-        await tools.publisher.publish([*changes, *metadata] if unchanged else changes)
+        await tools.publisher.publish([*changes, *tools.publisher.metadata(name, info, question.asked, since)])
     except NoRoomError as refusal:
         raise errors.Busy(f"the cache does not take {question.key!r}: {refusal.reason}") from refusal
     finally:

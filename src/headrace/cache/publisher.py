@@ -81,12 +81,14 @@ class Publisher:
         """Steady time before which nothing that was learnt of the object may be believed."""
         return max(self._forgotten.get(name, 0.0), self._forgotten_all)
 
-    def metadata(self, name: Name, info: ObjectInfo, asked: float) -> list[Change]:
+    def metadata(self, name: Name, info: ObjectInfo, asked: float, since: float | None = None) -> list[Change]:
         """What to commit so that the object is known as `info`, asked for at steady time `asked`.
 
-        Empty when it is outdated, or known already and confirmed within the last second.
+        `since` is the forgotten time that a write set for what it made itself, and which does not
+        count against it. Empty when outdated, or known already and confirmed within the last second.
         """
-        if asked <= self.forgotten_at(name):
+        forgotten = self.forgotten_at(name)
+        if asked <= forgotten != since:
             return []
         fetched = self._clock.wall() - (self._clock.steady() - asked)
         known = self._index.meta(str(name[0]), name[1])

@@ -19,7 +19,7 @@ from headrace.base import errors, limits
 from headrace.base.clock import SYSTEM, Clock
 from headrace.cache import events
 from headrace.cache.fills import Place, Tools, block_length, fill
-from headrace.cache.ingest import ingest
+from headrace.cache.ingest import ingest, supersede
 from headrace.cache.machine import Budget, Fills
 from headrace.cache.publisher import Publisher
 from headrace.cache.service import Connection, Service
@@ -242,8 +242,12 @@ class Agent:
                 case wire.Damage():
                     await self._damage(question)
                 case wire.Ingest():
+                    name = question.binding, question.key
+                    self._deliver(events.Forgot(name))
+                    since = await supersede(name, question.asked, self._publisher)
+                    connection.send(wire.Progress(number, 1))
                     async with self._ingests:
-                        await ingest(question, self._tools)
+                        await ingest(question, self._tools, since)
                 case wire.Stage():
                     await self._stage(question)
             connection.send(wire.Done(number))

@@ -10,6 +10,7 @@ from headrace.base.errors import NotFound
 from headrace.base.limits import TARGETS_MAX
 from headrace.gateway import access
 from headrace.gateway.files import OpenFiles
+from headrace.gateway.handover import Handovers
 from headrace.gateway.keyring import Keyring, user_id
 from headrace.gateway.messages import Identity, Request
 from headrace.gateway.spool import Spool
@@ -44,6 +45,8 @@ class Context:
     reader: Reader | None = None
     spool: Spool | None = None
     """Where bodies for remote origins wait until the cache takes them over; None: they are only passed on."""
+    handovers: Handovers = field(default_factory=Handovers)
+    """Bodies that the cache takes over after their writes were answered."""
     domains: tuple[str, ...] = ()
     region: str = REGION
     metrics: Metrics | None = None

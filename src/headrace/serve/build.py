@@ -123,6 +123,7 @@ class WorkerParts:
 
     async def stop(self) -> None:
         """Release everything, writes under way first."""
+        await self.context.handovers.drain()
         await self.client.stop()
         self.reader.close()
         await self.bindings.close()

@@ -62,7 +62,8 @@ class Stage(msgspec.Struct, frozen=True, array_like=True, tag="stage"):
 class Ingest(msgspec.Struct, frozen=True, array_like=True, tag="ingest"):
     """Take over the spool file at `path`: the whole body of `info`, acknowledged by the origin.
 
-    `asked` is the steady time at which the write was sent to the origin. The agent removes the file.
+    `asked` is the steady time at which the write was sent to the origin. `Progress` says that nobody
+    finds older metadata any more, `Done` that the body is cached. The agent removes the file.
     """
 
     number: int
