@@ -28,7 +28,7 @@ async def proxy(s3_server: S3Server) -> AsyncIterator[FaultProxy]:
     """A fault proxy in front of the server, which has a bucket `faults` with one object."""
     account = S3Account(s3_server.url())
     if "faults" not in await account.buckets():
-        await account.create_bucket("faults")
+        await account.client.answer("PUT", "", raw_path="faults")
     await account.origin("faults").put("object", upload(DATA))
     await account.close()
     async with FaultProxy(s3_server.endpoint) as proxy:

@@ -72,7 +72,7 @@ async def gateway(s3_server: S3Server) -> AsyncIterator[Gateway]:
     """`proxied` is a bucket of the same name, `mine` a prefix of it under another name."""
     account = S3Account(s3_server.url())
     if "proxied" not in await account.buckets():
-        await account.create_bucket("proxied")
+        await account.client.answer("PUT", "", raw_path="proxied")
     whole, part = account.origin("proxied"), S3Origin(s3_server.url("proxied", "pre%20fix"))
     gateway = Gateway()
     gateway.targets = {"proxied": SimpleNamespace(origin=whole), "mine": SimpleNamespace(origin=part)}

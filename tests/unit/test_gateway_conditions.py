@@ -2,7 +2,7 @@
 
 import pytest
 
-from headrace.base.errors import Conflict, NotFound
+from headrace.base.errors import Conflict
 from headrace.gateway.conditions import (
     Verdict,
     judge_read,
@@ -10,7 +10,6 @@ from headrace.gateway.conditions import (
     parse_etags,
     request_conditions,
     require_source,
-    require_write,
     source_conditions,
     write_conditions,
 )
@@ -108,29 +107,6 @@ def test_a_copy_answers_412_and_names_the_condition(conditions: Conditions, name
 
 def test_a_copy_proceeds() -> None:
     require_source(Conditions(if_match=("abc",), if_none_match=("x",)), INFO)
-
-
-@pytest.mark.parametrize(
-    ("conditions", "current", "error"),
-    [
-        (Conditions(), None, None),
-        (Conditions(if_match=("*",)), INFO, None),
-        (Conditions(if_match=("abc",)), INFO, None),
-        (Conditions(if_match=("x",)), INFO, Conflict),
-        (Conditions(if_match=("*",)), None, NotFound),
-        (Conditions(if_match=("x",)), None, NotFound),
-        (Conditions(if_none_match=("*",)), None, None),
-        (Conditions(if_none_match=("*",)), INFO, Conflict),
-        (Conditions(if_none_match=("abc",)), INFO, Conflict),
-        (Conditions(if_none_match=("x",)), INFO, None),
-    ],
-)
-def test_writes(conditions: Conditions, current: ObjectInfo | None, error: type[Exception] | None) -> None:
-    if error is None:
-        require_write(conditions, current, "k")
-    else:
-        with pytest.raises(error):
-            require_write(conditions, current, "k")
 
 
 def test_headers_become_conditions() -> None:

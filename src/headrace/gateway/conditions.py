@@ -13,7 +13,7 @@ from headrace.base.errors import Conflict
 from headrace.gateway.messages import Request
 from headrace.gateway.times import parse_time
 from headrace.model.objects import Conditions, ObjectInfo
-from headrace.origin.conditions import check_read, check_write
+from headrace.origin.conditions import check_read
 
 _ETAG = re.compile(r'\s*((?:W/)?"[^"]*"|[^,\s]+)\s*(?:,|$)')
 
@@ -105,12 +105,3 @@ def require_source(conditions: Conditions, info: ObjectInfo) -> None:
             kind="PreconditionFailed",
             details={"Condition": f"x-amz-copy-source-{names[0] if by_etag else names[1]}"},
         ) from problem
-
-
-def require_write(conditions: Conditions, current: ObjectInfo | None, key: str) -> None:
-    """Judge a write over the state `current` (None: no object), where an origin cannot itself.
-
-    Raises NotFound (NoSuchKey) for If-Match without an object, Conflict (PreconditionFailed) else.
-    """
-    etag = None if current is None else current.etag
-    check_write(key, etag, 0 if current is None else current.version.modified_ms, conditions)

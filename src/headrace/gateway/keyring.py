@@ -166,11 +166,6 @@ class Keyring:
             return None
         return Identity(access_key=access_key, name=grant.key.name, admin=grant.key.admin)
 
-    def number(self, access_key: str) -> int:
-        """The key's number for read records; 0 for anonymous and unknown keys."""
-        grant = self._current().get(access_key)
-        return grant.key.number if grant is not None else 0
-
     def allows(self, identity: Identity, action: str, bucket: str = "", key: str = "") -> bool:
         """Whether the policy of `identity`'s key grants `action`; an anonymous caller has no policy.
 

@@ -14,10 +14,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import errno
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -263,30 +262,6 @@ class Folder(Origin):
             await self._in_pool(self._writer.prepare)
             await self._in_pool(lambda: self._writer.delete(path, key, conditions))
             self._stamp(key)
-
-    async def set_attributes(self, key: str, attributes: Attributes) -> ObjectInfo:
-        """Replace all that is said about the object but its bytes, ETag and date. Raises NotFound."""
-        return await self._change(key, lambda _: attributes)
-
-    async def set_tags(self, key: str, tags: Mapping[str, str]) -> ObjectInfo:
-        """Replace the object's tags. Raises NotFound."""
-        return await self._change(key, lambda present: dataclasses.replace(present, tags=dict(tags)))
-
-    async def set_acl(self, key: str, acl: str) -> ObjectInfo:
-        """Replace the object's canned ACL. Raises NotFound."""
-        return await self._change(key, lambda present: dataclasses.replace(present, acl=acl))
-
-    async def _change(self, key: str, change: Callable[[Attributes], Attributes]) -> ObjectInfo:
-        def run() -> ObjectInfo:
-            self._writer.prepare()
-            with self._writer.locked():
-                present = self.stat_now(key)
-                changed = self._writer.change(path_of(key), key, change(present.attributes))
-            if changed is None:
-                raise no_such_key(key)
-            return self._stamped(key, changed)
-
-        return await self._in_pool(run)
 
     def _stamped(self, key: str, info: ObjectInfo) -> ObjectInfo:
         self._stamp(key)

@@ -7,7 +7,6 @@ import errno
 import fcntl
 import hashlib
 import os
-import stat
 import threading
 from collections.abc import Iterator, Sequence
 
@@ -293,25 +292,6 @@ class FolderWriter:
             except OSError:
                 return
             folder = above
-
-    def change(self, path: bytes, key: str, attributes: Attributes) -> ObjectInfo | None:
-        """Replace what is said about an object; None when there is none. The caller holds the lock."""
-        try:
-            descriptor = self._beneath.folder(path[:-1]) if path.endswith(b"/") else self._beneath.file(path)
-        except OSError:
-            return None
-        try:
-            status = os.fstat(descriptor)
-            before = describe(key, status, kept_beside(descriptor))
-            if before is None:
-                return None
-            mtime_ns = 0 if stat.S_ISDIR(status.st_mode) else status.st_mtime_ns
-            if not keep(descriptor, pack(attributes, before.etag, before.size, mtime_ns)):
-                raise Invalid("this file system keeps no attributes beside a file")
-            os.fsync(descriptor)
-            return describe(key, os.fstat(descriptor), kept_beside(descriptor))
-        finally:
-            os.close(descriptor)
 
 
 def _sweep(temporary: int) -> None:

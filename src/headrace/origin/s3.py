@@ -6,7 +6,6 @@ import builtins
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from urllib.parse import quote
 
 import aiohttp
 
@@ -193,17 +192,6 @@ class S3Origin(Origin):
             return True
         return False
 
-    async def copy(self, source: str, key: str) -> ObjectInfo:
-        """Copy an object inside the bucket at the origin, without its bytes passing here (<= 5 GiB)."""
-        place = quote(f"/{self.bucket}/{self.prefix}{source}", safe="-_.~/")
-        _, body = await self.client.answer("PUT", self.bucket, self.prefix + key, headers={"x-amz-copy-source": place})
-        root = document(body)
-        if root.tag == "Error":  # S3 may fail after it has answered 200
-            raise Unavailable(f"the origin failed to copy {source}: {root.findtext('Message')}", kind="InternalError")
-        found = await self.head(key)
-        etag = (root.findtext("ETag") or "").strip('"')
-        return found if found.etag == etag else replace(found, version=found.version._replace(etag=etag))
-
     async def list(self, prefix: str = "", *, after: str = "", delimiter: str = "", limit: int = 1000) -> Page:
         """One page of keys and common prefixes after `after`, by ListObjectsV2."""
         limit = min(limit, limits.LIST_KEYS_MAX)
@@ -320,23 +308,6 @@ class S3Account:
     def origin(self, bucket: str) -> S3Origin:
         """The origin of one bucket; closing it leaves the account's connections open."""
         return S3Origin(bucket_url(self.url, bucket), client=self.client, clock=self._clock)
-
-    async def create_bucket(self, bucket: str) -> None:
-        """Create a bucket at the origin, in the account's region. Raises Conflict, Denied, Invalid."""
-        region = await self.client.region()
-        body = b""
-        if region != "us-east-1" and not (await self.client.identity())[0]:
-            body = (
-                b'<CreateBucketConfiguration xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
-                b"<LocationConstraint>%b</LocationConstraint></CreateBucketConfiguration>" % region.encode()
-            )
-        await self.client.answer("PUT", "", raw_path=quote(bucket), body=body or None)
-        self._asked = float("-inf")
-
-    async def delete_bucket(self, bucket: str) -> None:
-        """Delete an empty bucket at the origin. Raises Conflict (BucketNotEmpty), NotFound, Denied."""
-        await self.client.answer("DELETE", bucket)
-        self._asked = float("-inf")
 
     async def close(self) -> None:
         """Close the connections."""

@@ -118,10 +118,6 @@ class StoreBucket(StoreUploads, Origin):
 
         await self._engine.apply(operation)
 
-    async def set_attributes(self, key: str, attributes: Attributes) -> ObjectInfo:
-        """Replace all that is said about the object but its bytes, ETag and date. Raises NotFound."""
-        return await self._change(key, lambda _: attributes)
-
     async def set_tags(self, key: str, tags: Mapping[str, str]) -> ObjectInfo:
         """Replace the object's tags. Raises NotFound."""
         return await self._change(key, lambda present: dataclasses.replace(present, tags=dict(tags)))
