@@ -150,3 +150,23 @@ async def test_a_new_agent_publishes_nothing_that_was_asked_before_it_lived(tmp_
         await node.reader.forget(node.binding, "z")  # committed after the note
         assert (await node.get("a"))[0] == noise(5000, 2)
         assert (await node.get("a"))[0] == noise(5000, 2)
+
+
+async def test_more_changes_than_are_noted_without_an_agent_fail_no_write_and_hide_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "AGENT_FORGETS_PENDING_MAX", 2)
+    async with Node(tmp_path, "immutable") as node:
+        for key in "abcd":
+            node.origin.set(key, noise(5000, 1))
+            await node.get(key)
+        await node.settled()
+        await node.stop_agent()
+        await eventually(lambda: not node.reader.client.connected, "still connected")
+        for key in "abcd":
+            node.origin.set(key, noise(5000, 2))
+            await node.reader.forget(node.binding, key)
+        await node.start_agent()
+        await eventually(lambda: node.reader.client.trusted, "the changes are not told")
+        for key in "abcd":
+            assert (await node.get(key))[0] == noise(5000, 2)

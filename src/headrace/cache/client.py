@@ -254,8 +254,8 @@ class AgentClient:
         self._unforgotten.pop(name, None)
         self._unforgotten[name] = None
         if len(self._unforgotten) > limits.AGENT_FORGETS_PENDING_MAX:
-            self._unforgotten.popitem(last=False)
-            raise errors.Unavailable("too many objects changed while the agent was away", kind="AgentGone")
+            self._unforgotten.popitem(last=False)  # it need not be told: what is older than now is in doubt for all
+            self._doubt()
         if self.connected:
             await self._forget(name)
         else:
