@@ -39,11 +39,18 @@ def headrace_command() -> str:
     return found
 
 
+def _with_parent() -> list[str]:
+    """What asks a node to stop when the thread that started it is gone, however it went; nothing where absent."""
+    setpriv = shutil.which("setpriv")
+    return [setpriv, "--pdeathsig", "TERM", "--"] if setpriv else []
+
+
 class Node:
     """`headrace up` with a data directory under `folder`; a context manager that starts and stops it.
 
     `origins` are bindings (bucket name to origin URL) and `arguments` more flags of `headrace up`. The first start
     picks a free port, later ones keep it, so that clients outlive a restart. All starts append to `folder/log`.
+    Start it from a thread that outlives it: it also stops when that thread ends.
     """
 
     def __init__(
@@ -125,7 +132,7 @@ class Node:
         begin = len(self.log())
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                [headrace_command(), "up", "--port", str(self.port), *self._flags],
+                [*_with_parent(), headrace_command(), "up", "--port", str(self.port), *self._flags],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -88,6 +88,9 @@ class TestBoto3(ClientSteps):
     def test_errors_have_their_names(self, client: Boto3, place: Any) -> None:
         with pytest.raises(client.s3.exceptions.NoSuchKey):
             client.s3.get_object(Bucket=place.bucket, Key=f"{place.prefix}nothing")
+        with pytest.raises(client.s3.exceptions.ClientError) as caught:
+            client.s3.head_object(Bucket=place.bucket, Key=f"{place.prefix}nothing")
+        assert caught.value.response["Error"]["Code"] == "404"
         client.put(place.prefix, SMALL)
         with pytest.raises(client.s3.exceptions.ClientError) as caught:
             client.s3.put_object(Bucket=place.bucket, Key=place.prefix, Body=SMALL, IfNoneMatch="*")
