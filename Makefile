@@ -4,6 +4,7 @@
 #   make setup         .venv with the headrace command
 #   make check         lint, format, types, layers
 #   make test          setup, check, and all tests that need nothing but this machine
+#   make soak          kills under load for SOAK seconds (600), then many random histories, from new seeds
 #   make test-clients  the same gateway against every S3 client we know (downloads them)
 #   make demo          train a small model through a node, cold and warm
 #   make bench         measure against nginx, SeaweedFS and JuiceFS (pass BENCH="--quick", "--only warm")
@@ -18,7 +19,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no
 LOCKED := $(INSTALL) --require-hashes --no-deps -r
 export PYTHONDONTWRITEBYTECODE := 1
 
-.PHONY: setup check test test-clients demo bench lock clean
+.PHONY: setup check test soak test-clients demo bench lock clean
 .DEFAULT_GOAL := setup
 .NOTPARALLEL:
 .SUFFIXES:
@@ -33,6 +34,11 @@ check: $(STAMPS)/headrace $(STAMPS)/test
 
 test: check
 	$(BIN)/pytest -m "not clients" $(PYTEST)
+
+SOAK ?= 600
+soak: $(STAMPS)/headrace $(STAMPS)/test
+	HEADRACE_SOAK_SECONDS=$(SOAK) $(BIN)/pytest tests/faults/test_kill_node.py
+	HEADRACE_HYPOTHESIS=nightly $(BIN)/pytest tests/property/test_gateway_machine.py
 
 test-clients: $(STAMPS)/headrace $(STAMPS)/test
 	scripts/test-clients
