@@ -295,6 +295,7 @@ class Catalogue:
                 self._words.stamp(word)
         for name in transaction.settled:
             self._bodies.settle(name)
+        self._commits += 1
         for ticket in group:
             ticket.answer(ticket.result, ticket.error)
         for name in transaction.discarded:
@@ -302,7 +303,6 @@ class Catalogue:
                 self._trash.put_nowait(name)
             except queue.Full:  # the reaper reads the rest from the table when it comes to it
                 self._overflowed = True
-        self._commits += 1
 
     def _run_one(self, transaction: Transaction, ticket: _Ticket, alone: bool) -> None:
         """One operation; its failure undoes only itself, unless SQLite gave up the transaction."""
