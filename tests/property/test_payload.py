@@ -19,8 +19,8 @@ from headrace.base.limits import CHUNK_HEADER_BYTES_MAX, HASH_INLINE_BYTES_MAX, 
 from headrace.gateway.aws_chunked import CHUNK_BYTES_MIN, AwsChunkDecoder
 from headrace.gateway.messages import Request
 from headrace.gateway.payload import Payload, open_payload
-from headrace.gateway.sigv4 import signing_key
 from headrace.origin.checksums import ALGORITHMS, Checksum
+from headrace.wire.signing import signing_key
 
 Headers = list[tuple[bytes, bytes]]
 SIGNED = "STREAMING-AWS4-HMAC-SHA256-PAYLOAD"

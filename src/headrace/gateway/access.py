@@ -18,10 +18,10 @@ from headrace.gateway.keyring import Keyring, user_id
 from headrace.gateway.messages import Identity, Request
 from headrace.gateway.policy import ALLOW, DENY, Policy, compile_policy
 from headrace.gateway.policy_conditions import Facts
-from headrace.gateway.sigv4 import ALGORITHM
 from headrace.gateway.targets import BucketTarget
 from headrace.model.objects import ObjectInfo
 from headrace.origin.store_bucket import StoreBucket
+from headrace.wire.signing import ALGORITHM
 
 
 class Context(Protocol):

@@ -6,21 +6,21 @@ Decides who signed a request and how its payload is to be checked; never reads t
 
 from __future__ import annotations
 
-import calendar
 import hashlib
 import hmac
 import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import NamedTuple
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from headrace.base.errors import Denied, Invalid
 from headrace.base.limits import CLOCK_SKEW_SECONDS_MAX, PRESIGN_SECONDS_MAX
+from headrace.wire.signing import ALGORITHM, signing_key, string_to_sign
 
-ALGORITHM = "AWS4-HMAC-SHA256"
 EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
 UNSIGNED_PAYLOAD = "UNSIGNED-PAYLOAD"
 STREAMING_MODES = frozenset(
@@ -99,14 +99,6 @@ class SigningKeys:
         self._keys.clear()
 
 
-def signing_key(secret: str, date: str, region: str, service: str = "s3") -> bytes:
-    """Derive a signing key by the four HMAC steps of the specification."""
-    key = hmac.digest(b"AWS4" + secret.encode(), date.encode(), "sha256")
-    for part in (region, service, "aws4_request"):
-        key = hmac.digest(key, part.encode(), "sha256")
-    return key
-
-
 def canonical_path(path: bytes) -> str:
     """The path decoded and encoded again the one way S3 signs it."""
     return quote_from_bytes(unquote_to_bytes(path), safe=_SAFE)
@@ -148,7 +140,9 @@ def parse_amz_date(text: str) -> float:
     if not _AMZ_DATE.match(text):
         raise Denied(f"The request time {text!r} is not of the form YYYYMMDDTHHMMSSZ.", kind="AccessDenied")
     try:
-        return float(calendar.timegm(time.strptime(text, "%Y%m%dT%H%M%SZ")))
+        year, month, day = int(text[:4]), int(text[4:6]), int(text[6:8])
+        moment = datetime(year, month, day, int(text[9:11]), int(text[11:13]), int(text[13:15]), tzinfo=UTC)
+        return moment.timestamp()
     except ValueError:
         raise Denied(f"The request time {text!r} is not a valid date.", kind="AccessDenied") from None
 
@@ -164,11 +158,6 @@ def parse_credential(text: str, *, kind: str) -> Credential:
     if not re.fullmatch(r"\d{8}", credential.date):
         raise Invalid(f"The date {credential.date!r} in the credential scope must be YYYYMMDD.", kind=kind)
     return credential
-
-
-def string_to_sign(amz_date: str, scope: str, canonical_request: str) -> str:
-    """The text whose HMAC is the signature."""
-    return f"{ALGORITHM}\n{amz_date}\n{scope}\n{hashlib.sha256(canonical_request.encode()).hexdigest()}"
 
 
 class Verifier:

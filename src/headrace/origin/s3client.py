@@ -15,8 +15,6 @@ from urllib.parse import quote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
-from botocore.auth import S3SigV4Auth
-from botocore.awsrequest import AWSRequest
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, stop_after_delay
 from yarl import URL
 
@@ -25,6 +23,7 @@ from headrace.base.errors import Busy, HeadraceError, Unavailable
 from headrace.origin.base import Body
 from headrace.origin.credentials import Account, Chain, Keys
 from headrace.origin.s3body import Watched, slices
+from headrace.origin.s3sign import Signer
 from headrace.origin.s3wire import error_of
 from headrace.origin.urls import OriginUrl, redacted
 
@@ -46,21 +45,6 @@ TIMEOUTS = Timeouts()
 
 class Late(Unavailable):
     """The origin let a deadline pass. Not retried: the time is spent."""
-
-
-class Signer(S3SigV4Auth):  # type: ignore[misc] # botocore has no types
-    """botocore's signer with the payload hash given, so that a streamed body need not be read first."""
-
-    def payload(self, request: AWSRequest) -> str:
-        """The value of x-amz-content-sha256."""
-        return str(request.context["payload"])
-
-    def headers_to_sign(self, request: AWSRequest) -> Any:
-        """The headers to sign, chosen once a request; botocore asks for them twice."""
-        chosen = request.context.get("chosen")
-        if chosen is None:
-            chosen = request.context["chosen"] = super().headers_to_sign(request)
-        return chosen
 
 
 class _Pool:
@@ -110,7 +94,9 @@ class S3Client:
     def __init__(self, url: OriginUrl, *, timeouts: Timeouts = TIMEOUTS, chance: rng.Random | None = None) -> None:
         self.url = url
         self.timeouts = timeouts
+        self._limit = aiohttp.ClientTimeout(total=None, sock_connect=timeouts.connect, sock_read=timeouts.first_byte)
         self._chain = Chain(url)
+        self._signer = Signer()
         self._chance = chance or rng.fresh()
         self._pool: _Pool | None = None
         self._regions: dict[str, str] = {}
@@ -173,9 +159,6 @@ class S3Client:
         body: bytes | Body | None, length: int | None, what: str,
     ) -> aiohttp.ClientResponse:  # fmt: skip
         """The request itself, each wait under its deadline."""
-        limit = aiohttp.ClientTimeout(
-            total=None, sock_connect=self.timeouts.connect, sock_read=self.timeouts.first_byte
-        )
         watched: Watched | None = None
         try:
             async with asyncio.timeout(self.timeouts.first_byte) as deadline:
@@ -184,8 +167,8 @@ class S3Client:
                     watched = Watched(body, length or 0, deadline, self.timeouts.stall, self.timeouts.first_byte)
                     data = watched
                 response = await session.request(
-                    method, URL(url, encoded=True), data=data, headers=headers, timeout=limit, allow_redirects=False,
-                    proxy=self._proxy(url),
+                    method, URL(url, encoded=True), data=data, headers=headers, timeout=self._limit,
+                    allow_redirects=False, proxy=self._proxy(url),
                 )  # fmt: skip
             connection = response.connection
             if connection is not None and connection.protocol is not None:
@@ -278,12 +261,8 @@ class S3Client:
         self, keys: Keys | None, method: str, url: str, headers: dict[str, str], region: str, payload: str
     ) -> None:
         """Add the signature to `headers`; nothing for anonymous."""
-        if keys is None:
-            return
-        request = AWSRequest(method, url, headers=headers)
-        request.context["payload"] = payload
-        Signer(keys, "s3", region).add_auth(request)
-        headers.update(request.headers.items())
+        if keys is not None:
+            self._signer.sign(keys, method, url, headers, region, payload)
 
     async def _region(self, account: Account, bucket: str) -> str:
         """The bucket's region: asked of AWS once per bucket, configured for everything else."""

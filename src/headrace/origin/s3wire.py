@@ -19,6 +19,8 @@ HEADERS = frozenset({
 """Standard object headers that `Attributes.headers` holds."""
 CHECKSUMS = ("crc32", "crc32c", "crc64nvme", "sha1", "sha256")
 """Algorithms of `x-amz-checksum-*` that headrace keeps."""
+_MONTH_NAMES = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_MONTHS = {name: number for number, name in enumerate(_MONTH_NAMES, 1)}
 META = "x-amz-meta-"
 TAG_COUNT = "x-amz-tagging-count"
 """How many tags an object has is told with it; the tags themselves are not."""
@@ -50,6 +52,11 @@ def milliseconds(value: str | None) -> int:
     if not value:
         return 0
     try:
+        if len(value) == 29 and value.endswith(" GMT") and value[8:11] in _MONTHS:  # the one form servers send
+            day, month, year = int(value[5:7]), _MONTHS[value[8:11]], int(value[12:16])
+            hour, minute, second = map(int, value[17:25].split(":"))
+            moment = datetime(year, month, day, hour, minute, second, tzinfo=UTC)
+            return round(moment.timestamp()) * 1000
         if value[:1].isdigit():
             return round(datetime.fromisoformat(value).timestamp() * 1000)
         return round(parsedate_to_datetime(value).timestamp() * 1000)
