@@ -101,8 +101,8 @@ def imitations(segments: list[Path]) -> Iterator[bytes]:
         yield padded * (2 * MIB // len(padded))
 
 
-@pytest.mark.parametrize("how", ["killed", "stopped"])
-def test_frames_inside_bodies_are_not_adopted(world: World, how: str) -> None:
+def test_frames_inside_bodies_are_not_adopted(world: World) -> None:
+    """Real segments are found by their footers, the imitations lie in ones that a kill left without."""
     for number, size in enumerate((100, 70_000, MIB, BLOCK_BYTES + 1)):
         world.put(f"real-{number}", seeded(number).randbytes(size))
     world.check("HIT")
@@ -115,10 +115,7 @@ def test_frames_inside_bodies_are_not_adopted(world: World, how: str) -> None:
         world.put(f"imitation-{number}", body)
         count += -(-len(body) // BLOCK_BYTES)
     world.check("HIT")
-    if how == "killed":
-        world.node.kill()
-    else:
-        assert world.node.stop() == 0
+    world.node.kill()
     shutil.rmtree(world.node.data / "index")
     world.start()
     assert world.adopted()["blocks"] == real + count
