@@ -142,7 +142,7 @@ def train(console: Console, gang: Gang, near: Node, keys: list[str]) -> Iterator
     each = len(keys) // (RANKS * rank.BATCH) * rank.BATCH
     for number, kind in enumerate(EPOCHS):
         if kind == DEVICE:
-            near.forget_page_cache()
+            near.forget_memory()
         before = near.bytes_by_source()
         gang.progress[:] = [0] * RANKS
         with bars(console) as progress:

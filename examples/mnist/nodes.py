@@ -59,11 +59,13 @@ class Node(Program):
 
     def __init__(self, name: str, folder: Path, key: tuple[str, str], *arguments: str, **environment: str) -> None:
         self.data = folder / name
-        command = [
-            *(str(BIN / "headrace"), "up", "--data", str(self.data), "--port", "0", "--workers", "1"),
-            *("--access-key", key[0], "--secret-key", key[1], "--open-metrics", *arguments),
-        ]
-        super().__init__(name, command, folder / f"{name}.log", **environment)
+        self._arguments = (*("--access-key", key[0], "--secret-key", key[1], "--open-metrics"), *arguments)
+        self._environment = environment
+        self._start(name, folder / f"{name}.log", "0")
+
+    def _start(self, name: str, log: Path, port: str) -> None:
+        command = [str(BIN / "headrace"), "up", "--data", str(self.data), "--port", port, "--workers", "1"]
+        super().__init__(name, [*command, *self._arguments], log, **self._environment)
         self._wait_until_ready()
 
     def _wait_until_ready(self) -> None:
@@ -83,8 +85,12 @@ class Node(Program):
             found[source] = found.get(source, 0) + float(value)
         return found
 
-    def forget_page_cache(self) -> None:
-        """Make the next reads come from the device: write the node's files out and drop their pages."""
+    def forget_memory(self) -> None:
+        """Make the next reads come from the device: stop the node, drop its files' pages, start it again.
+
+        The restart matters for small objects, whose bodies a worker keeps beside their location.
+        """
+        self.stop()
         os.sync()
         for path in self.data.rglob("*"):
             if path.is_file() and path.stat().st_size:
@@ -93,3 +99,4 @@ class Node(Program):
                     os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
                 finally:
                     os.close(descriptor)
+        self._start(self.name, self.log, self.endpoint.rpartition(":")[2])
