@@ -33,7 +33,7 @@ async def world(tmp_path: Path, s3_server: S3Server) -> AsyncIterator[World]:
     """`deletions` is a bucket of the server, `mine` a prefix of it."""
     account = S3Account(s3_server.url())
     if "deletions" not in await account.buckets():
-        await account.create_bucket("deletions")
+        await account.client.answer("PUT", "", raw_path="deletions")
     world = World(tmp_path)
     part = S3Origin(s3_server.url("deletions", "pre%20fix"))
     bind(world, "deletions", account.origin("deletions"))

@@ -107,10 +107,18 @@ class Ingest(Generic[W]):
         """Remove the file of a broken upload once its last batch is off the pool."""
 
         def after(done: asyncio.Future[W]) -> None:
-            if not done.cancelled() and done.exception() is None:
+            if done.cancelled() or done.exception() is not None:
+                return
+            try:
                 self._pool.submit(done.result().abandon)
+            except RuntimeError:  # the pool is closing: nobody else will remove it
+                done.result().abandon()
 
-        if running is not None:
+        if running is None:
+            return
+        if running.done():
+            after(running)  # now, since the store may be closed before the loop turns
+        else:
             running.add_done_callback(after)
 
 
