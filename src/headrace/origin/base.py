@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from headrace.base.errors import Bug
 from headrace.model.objects import NO_ATTRIBUTES, NO_CONDITIONS, Attributes, Conditions, Extent, ObjectInfo
 
 Body = AsyncIterator[bytes]
@@ -108,10 +109,12 @@ class Origin(ABC):
         """At most `limit` keys and common prefixes greater than `after` that start with `prefix`."""
 
     async def locate(self, key: str) -> Located:
-        """Where the bytes lie (only when `local`). Files named by it stay readable through open
-        descriptors after delete or overwrite, and are never changed in place.
+        """Where the bytes lie (only when `local`). Raises NotFound; Bug when the origin is not local.
+
+        Files stay readable through open descriptors after delete or overwrite. A folder's files may be
+        changed by others: whoever opens one compares it with the version's token.
         """
-        raise NotImplementedError(self.url)
+        raise Bug(f"{self.url} does not lie on this machine: {key!r} has no place in its files")
 
     async def close(self) -> None:
         """Release what the origin holds."""
